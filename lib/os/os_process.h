@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is at the other end, and does it still live.
+ *
+ * A process descriptor (pidfd) becomes readable when its process is dead; it never means another process. That is the
+ * only proof of death: numbers are reused, sockets are inherited, stopped processes live.
+ */
+#ifndef NPI_OS_PROCESS_H
+#define NPI_OS_PROCESS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* The caller closes *fd. NP_ERR_NOT_FOUND: no such process. */
+int npi_process_pidfd(pid_t pid, int *fd);
+
+/*
+ * Descriptor and credentials of the process that connected the Unix socket (for socketpair: that made it).
+ * The kernel's own descriptor of the peer where it has one (6.5); before that by number, which is only certain once
+ * the peer has answered a challenge and the descriptor is then still not readable: npi_process_peer_is_exact().
+ * NP_ERR_NOT_FOUND: it is already dead; NP_ERR_DENIED: it lives in a PID namespace that cannot be seen from here.
+ * pid, uid, gid may be NULL; the caller closes *fd.
+ */
+int npi_process_pidfd_of_peer(int socket, int *fd, pid_t *pid, uid_t *uid, gid_t *gid);
+
+/* 1 where the kernel gives the peer's own descriptor (no challenge needed), else 0. */
+int npi_process_peer_is_exact(int socket);
+
+/* 1 dead, 0 alive (stopped and frozen too), < 0 failure. Does not block. */
+int npi_process_is_dead(int pidfd);
+
+/* Clock ticks after boot at which the process began: with the number and the boot id it names a process for ever. */
+int npi_process_start_time(pid_t pid, uint64_t *ticks);
+
+/* Short name of a process for people; what cannot be printed, blanks too, becomes '?'. Empty text on failure. */
+int npi_process_name(pid_t pid, char *name, size_t bytes);
+
+/* Text of 36 characters that differs at each boot; bytes >= 37. */
+int npi_process_boot_id(char *text, size_t bytes);
+
+/* The kernel's letter: R S D T t Z X I. NP_ERR_NOT_FOUND: no such process. */
+int npi_process_state(pid_t pid, char *state);
+
+#endif
