@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "os/os_process.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/status.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+int npi_process_pidfd(pid_t pid, int *fd) {
+  *fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (*fd >= 0) return 0;
+  switch (errno) {
+    case ESRCH: return npi_fail(NP_ERR_NOT_FOUND, "there is no process %d", (int)pid);
+    case ENOSYS:
+      return npi_fail(NP_ERR_SYSTEM,
+                      "pidfd_open does not exist here: Linux 5.3 is needed, or a seccomp profile hides it");
+    case EMFILE:
+    case ENFILE: return npi_fail_errno(NP_ERR_LIMIT, errno, "no descriptor for process %d", (int)pid);
+    default: return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot watch process %d", (int)pid);
+  }
+}
+
+/* >= 0 a descriptor; -1 the kernel does not know the question, or has no answer for this peer (errno). */
+static int peer_pidfd(int socket) {
+  int fd = -1;
+  socklen_t length = sizeof fd;
+  return getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0 ? fd : -1;
+}
+
+int npi_process_peer_is_exact(int socket) {
+  int fd = peer_pidfd(socket);
+  if (fd >= 0) close(fd);
+  return fd >= 0;
+}
+
+int npi_process_pidfd_of_peer(int socket, int *fd, pid_t *pid, uid_t *uid, gid_t *gid) {
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  *fd = -1;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) {
+    return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot ask who is at the other end of socket %d", socket);
+  }
+  if (peer.pid <= 0) {
+    return npi_fail(NP_ERR_DENIED, "the peer of socket %d lives in a PID namespace that cannot be seen from here",
+                    socket);
+  }
+  int found = peer_pidfd(socket);
+  if (found < 0) {
+    if (errno == EMFILE || errno == ENFILE) {
+      return npi_fail_errno(NP_ERR_LIMIT, errno, "no descriptor for process %d", (int)peer.pid);
+    }
+    if (errno != ENOPROTOOPT) return npi_fail(NP_ERR_NOT_FOUND, "the peer, process %d, is gone", (int)peer.pid);
+    int status = npi_process_pidfd(peer.pid, &found);
+    if (status != 0) return status;
+  }
+  if (npi_process_is_dead(found) != 0) {
+    close(found);
+    return npi_fail(NP_ERR_NOT_FOUND, "the peer, process %d, is dead", (int)peer.pid);
+  }
+  *fd = found;
+  if (pid != NULL) *pid = peer.pid;
+  if (uid != NULL) *uid = peer.uid;
+  if (gid != NULL) *gid = peer.gid;
+  return 0;
+}
+
+int npi_process_is_dead(int pidfd) {
+  struct pollfd polled = {.fd = pidfd, .events = POLLIN};
+  int ready;
+  do {
+    ready = poll(&polled, 1, 0);
+  } while (ready < 0 && errno == EINTR);
+  if (ready < 0) return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot look at process descriptor %d", pidfd);
+  if ((polled.revents & POLLNVAL) != 0) return npi_fail(NP_ERR_ARGUMENT, "process descriptor %d is not open", pidfd);
+  return (polled.revents & (POLLIN | POLLHUP)) != 0;
+}
+
+/* Up to bytes - 1 characters of a file, ended by 0. */
+static int read_text(const char *path, char *text, size_t bytes) {
+  text[0] = '\0';
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return npi_fail_errno(errno == ENOENT || errno == ESRCH ? NP_ERR_NOT_FOUND : NP_ERR_SYSTEM, errno, "cannot read %s",
+                          path);
+  }
+  ssize_t n = read(fd, text, bytes - 1);
+  int error = errno;
+  close(fd);
+  if (n < 0) {
+    return npi_fail_errno(error == ESRCH ? NP_ERR_NOT_FOUND : NP_ERR_SYSTEM, error, "cannot read %s", path);
+  }
+  text[n] = '\0';
+  return 0;
+}
+
+/* The fields after the name, which is in brackets and may itself hold brackets and blanks. */
+static int read_stat(pid_t pid, char *text, size_t bytes, const char **fields) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  int status = read_text(path, text, bytes);
+  if (status != 0) return status;
+  const char *bracket = strrchr(text, ')');
+  if (bracket == NULL || bracket[1] != ' ') return npi_fail(NP_ERR_SYSTEM, "%s has an unknown form", path);
+  *fields = bracket + 2;
+  return 0;
+}
+
+int npi_process_start_time(pid_t pid, uint64_t *ticks) {
+  char text[1024];
+  const char *at;
+  *ticks = 0;
+  int status = read_stat(pid, text, sizeof text, &at);
+  if (status != 0) return status;
+  for (int field = 3; field < 22; field++) { /* the state is field 3, the start time field 22 */
+    at = strchr(at, ' ');
+    if (at == NULL) return npi_fail(NP_ERR_SYSTEM, "/proc/%d/stat is too short", (int)pid);
+    at++;
+  }
+  if (sscanf(at, "%" SCNu64, ticks) != 1) return npi_fail(NP_ERR_SYSTEM, "/proc/%d/stat has an unknown form", (int)pid);
+  return 0;
+}
+
+int npi_process_state(pid_t pid, char *state) {
+  char text[1024];
+  const char *fields;
+  *state = '?';
+  int status = read_stat(pid, text, sizeof text, &fields);
+  if (status == 0) *state = fields[0];
+  return status;
+}
+
+int npi_process_name(pid_t pid, char *name, size_t bytes) {
+  char path[64];
+  if (bytes == 0) return npi_fail(NP_ERR_ARGUMENT, "no room for a process name");
+  snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+  char text[64];
+  int status = read_text(path, text, sizeof text);
+  size_t length = strlen(text);
+  if (length > 0 && text[length - 1] == '\n') text[length - 1] = '\0';
+  for (char *c = text; *c != '\0'; c++) {
+    if (!isgraph((unsigned char)*c)) *c = '?'; /* set by the process itself, and ends up in log lines */
+  }
+  snprintf(name, bytes, "%s", text);
+  return status;
+}
+
+int npi_process_boot_id(char *text, size_t bytes) {
+  if (bytes < 37) return npi_fail(NP_ERR_ARGUMENT, "a boot id needs room for 37 characters, not %zu", bytes);
+  char id[64];
+  text[0] = '\0';
+  int status = read_text("/proc/sys/kernel/random/boot_id", id, sizeof id);
+  if (status != 0) return status;
+  id[strcspn(id, "\n")] = '\0';
+  if (strlen(id) != 36) return npi_fail(NP_ERR_SYSTEM, "the kernel's boot id has an unknown form: \"%s\"", id);
+  memcpy(text, id, 37);
+  return 0;
+}
