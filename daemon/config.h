@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "daemon/framing.h"
+#include "shm/segment.h"
 
 enum {
   NPI_CONFIG_INSTANCE_BYTES = 33, /* longest instance name 32 */
@@ -33,17 +34,9 @@ enum {
 #define NPI_CONFIG_DERIVED_U32 UINT32_MAX
 
 #define NPI_CONFIG_CHUNK_BYTES       (UINT64_C(256) << 10)
-#define NPI_CONFIG_SEGMENT_BYTES_MIN (UINT64_C(2) << 20)   /* holds a slot of the largest class, 1 MiB */
-#define NPI_CONFIG_SEGMENT_BYTES_MAX (UINT64_C(256) << 20) /* slots of the smallest class still number below 2^20 */
+#define NPI_CONFIG_SEGMENT_BYTES_MIN (UINT64_C(2) << 20)  /* holds a slot of the largest class, 1 MiB */
+#define NPI_CONFIG_SEGMENT_BYTES_MAX (UINT64_C(64) << 20) /* an element names a slot by its cache line, in 20 bits */
 
-enum npi_config_backend { NPI_CONFIG_MEMORY_POSIX = 1, NPI_CONFIG_MEMORY_MEMFD };
-enum npi_config_huge_pages {
-  NPI_CONFIG_HUGE_AUTO = 1,
-  NPI_CONFIG_HUGE_NEVER,
-  NPI_CONFIG_HUGE_EXPLICIT,
-  NPI_CONFIG_HUGE_TRANSPARENT
-};
-enum npi_config_numa { NPI_CONFIG_NUMA_PREFER = 1, NPI_CONFIG_NUMA_STRICT, NPI_CONFIG_NUMA_OFF };
 enum npi_config_ingest { NPI_CONFIG_INGEST_AUTO = 1, NPI_CONFIG_INGEST_IO_URING, NPI_CONFIG_INGEST_EPOLL };
 enum npi_config_pin { NPI_CONFIG_PIN_AUTO = 1, NPI_CONFIG_PIN_OFF };
 enum npi_config_channel_kind { NPI_CONFIG_BROADCAST = 1, NPI_CONFIG_GROUP };
@@ -114,12 +107,12 @@ struct npi_config {
     uint64_t segment;    /* bytes, a power of two */
     uint64_t ready;      /* bytes per node that are made ahead of demand */
     uint32_t ready_all;  /* ready: all */
-    enum npi_config_backend backend;
-    enum npi_config_huge_pages huge_pages;
+    enum npi_segment_backend backend;
+    enum npi_huge_pages huge_pages;
     uint32_t segments_per_node; /* derived: per_node / segment */
   } memory;
   struct {
-    enum npi_config_numa mode;
+    enum npi_numa_mode mode;
   } numa;
   struct {
     enum npi_config_ingest backend;
