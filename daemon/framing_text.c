@@ -51,8 +51,7 @@ static enum npi_frame_result next_line(const struct npi_framing *framing, const 
   uint64_t held = n - frame->consumed;
   /* CR and LF behind the longest payload; what lies beyond cannot make the line shorter. */
   uint64_t window = held < framing->max_frame + 2 ? held : framing->max_frame + 2;
-  uint64_t from = *scan_from < window ? *scan_from : window;
-  const uint8_t *end = window > from ? memchr(line + from, '\n', window - from) : NULL;
+  const uint8_t *end = *scan_from < window ? memchr(line + *scan_from, '\n', window - *scan_from) : NULL;
   uint64_t length = end ? (uint64_t)(end - line) : held;
   uint64_t payload_bytes = line_payload(framing, line, length);
 

@@ -329,6 +329,12 @@ Test(framing, length_prefix_calls_negative_looking_lengths_by_their_name) {
       ASSERT_NO_FRAMES(&framing, &largest, 0, NPI_FRAME_ERROR_TOO_LARGE);
     }
   }
+  for (uint32_t width = 1; width <= 2; width++) {
+    struct npi_framing framing = {.kind = NPI_FRAMING_LENGTH_PREFIX, .prefix_bytes = width, .max_frame = 100};
+    struct stream top_bit = {0};
+    put_number(&top_bit, UINT64_C(1) << (8 * width - 1), width, 0);
+    ASSERT_NO_FRAMES(&framing, &top_bit, 0, NPI_FRAME_ERROR_TOO_LARGE);
+  }
   struct npi_framing framing = {.kind = NPI_FRAMING_LENGTH_PREFIX, .prefix_bytes = 1, .max_frame = 255};
   struct stream stream = {0};
   char payload[256];
