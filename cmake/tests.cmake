@@ -9,6 +9,7 @@ endif()
 
 # All of lib/ with its internal functions. Static, so a test links only what it uses.
 add_library(npi_testing INTERFACE)
+target_include_directories(npi_testing INTERFACE "${PROJECT_SOURCE_DIR}/tests")
 target_link_libraries(npi_testing INTERFACE npi_flags numapool_client_static PkgConfig::NUMA)
 target_compile_definitions(npi_testing INTERFACE
   "SOURCE_DIR=\"${PROJECT_SOURCE_DIR}\"" "TESTS_BIN_DIR=\"${NPI_TESTS_BIN_DIR}\""
