@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who lives, who is dead, who is at the other end. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "os/os_process.h"
+#include "os/os_socket.h"
+#include "tests/support/child.h"
+
+TestSuite(os_process, .timeout = 30);
+
+/* A child that does nothing until it is killed. */
+static pid_t start_idler(void) {
+  pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) pause();
+  }
+  return pid;
+}
+
+static void end_idler(pid_t pid) {
+  kill(pid, SIGKILL);
+  waitpid(pid, NULL, 0);
+}
+
+Test(os_process, the_descriptor_of_a_killed_child_becomes_readable) {
+  /* Proves: death is seen without waiting for the child, and only death. */
+  int fd;
+  pid_t pid = start_idler();
+  cr_assert_eq(npi_process_pidfd(pid, &fd), 0, "%s", npi_detail());
+  cr_assert(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+  cr_assert_eq(npi_process_is_dead(fd), 0);
+  kill(pid, SIGKILL);
+  struct pollfd polled = {.fd = fd, .events = POLLIN};
+  cr_assert_eq(poll(&polled, 1, 10000), 1);
+  cr_assert_eq(npi_process_is_dead(fd), 1);
+  waitpid(pid, NULL, 0);
+  cr_assert_eq(npi_process_is_dead(fd), 1, "and it stays so after the number is free again");
+  close(fd);
+}
+
+Test(os_process, a_stopped_process_is_alive) {
+  /* Proves: SIGSTOP is no death, and the state letter says what it is. */
+  int fd;
+  char state;
+  pid_t pid = start_idler();
+  cr_assert_eq(npi_process_pidfd(pid, &fd), 0);
+  kill(pid, SIGSTOP);
+  cr_assert_eq(waitpid(pid, NULL, WUNTRACED), pid);
+  cr_assert_eq(npi_process_is_dead(fd), 0);
+  cr_assert_eq(npi_process_state(pid, &state), 0);
+  cr_assert_eq(state, 'T');
+  kill(pid, SIGKILL);
+  siginfo_t info;
+  cr_assert_eq(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+  cr_assert_eq(npi_process_state(pid, &state), 0);
+  cr_assert_eq(state, 'Z');
+  waitpid(pid, NULL, 0);
+  cr_assert_eq(npi_process_state(pid, &state), NP_ERR_NOT_FOUND);
+  cr_assert_eq(npi_process_pidfd(pid, &fd), NP_ERR_NOT_FOUND);
+  cr_assert_eq(fd, -1);
+}
+
+Test(os_process, a_descriptor_that_is_not_open_is_neither_dead_nor_alive) {
+  /* Proves: a programming mistake does not reclaim anybody's memory. */
+  cr_assert_eq(npi_process_is_dead(1000), NP_ERR_ARGUMENT);
+}
+
+Test(os_process, the_peer_of_a_socket_is_known_by_descriptor_and_credentials) {
+  /* Proves: the connecting process is the one that is named, and its death shows. */
+  char path[96];
+  int listener, accepted, fd;
+  pid_t pid;
+  uid_t uid;
+  gid_t gid;
+  snprintf(path, sizeof path, "/tmp/numapool-test-process.%d", (int)getpid());
+  cr_assert_eq(npi_socket_listen(path, 0600, 4, &listener), 0, "%s", npi_detail());
+  pid_t child = fork();
+  if (child == 0) {
+    int connected;
+    if (npi_socket_connect(path, &connected) != 0) _exit(1);
+    for (;;) pause();
+  }
+  struct pollfd polled = {.fd = listener, .events = POLLIN};
+  cr_assert_eq(poll(&polled, 1, 10000), 1);
+  cr_assert_eq(npi_socket_accept(listener, &accepted), 0);
+  cr_assert_eq(npi_process_pidfd_of_peer(accepted, &fd, &pid, &uid, &gid), 0, "%s", npi_detail());
+  cr_assert_eq(pid, child);
+  cr_assert_eq(uid, getuid());
+  cr_assert_eq(gid, getgid());
+  cr_assert_eq(npi_process_is_dead(fd), 0);
+  end_idler(child);
+  cr_assert_eq(npi_process_is_dead(fd), 1);
+  int n_before = count_descriptors();
+  int none;
+  cr_assert_eq(npi_process_pidfd_of_peer(accepted, &none, NULL, NULL, NULL), NP_ERR_NOT_FOUND);
+  cr_assert_eq(none, -1);
+  cr_assert_eq(count_descriptors(), n_before);
+  unlink(path);
+}
+
+static int ask_old_kernel(const void *argument) {
+  int ends[2], fd;
+  pid_t pid;
+  (void)argument;
+  CHILD_EXPECT(npi_socket_pair(ends) == 0);
+#ifdef NPI_HAVE_SECCOMP
+  /* A kernel before 6.5 does not know option 77. */
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+  if (filter == NULL) return CHILD_SKIP;
+  if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOPROTOOPT), SCMP_SYS(getsockopt), 1,
+                       SCMP_CMP64(2, SCMP_CMP_EQ, 77, 0)) != 0 ||
+      seccomp_load(filter) != 0) {
+    return CHILD_SKIP;
+  }
+  seccomp_release(filter);
+#else
+  return CHILD_SKIP;
+#endif
+  CHILD_EXPECT(npi_process_peer_is_exact(ends[0]) == 0);
+  CHILD_EXPECT(npi_process_pidfd_of_peer(ends[0], &fd, &pid, NULL, NULL) == 0);
+  CHILD_EXPECT(pid == getpid());
+  CHILD_EXPECT(npi_process_is_dead(fd) == 0);
+  return 0;
+}
+
+Test(os_process, before_linux_6_5_the_peer_is_found_by_its_number) {
+  /* Proves: the fallback gives the same descriptor, and says that it is less certain. */
+  int result = in_child(ask_old_kernel, NULL);
+  if (result == CHILD_SKIP) cr_skip_test("no seccomp here");
+  cr_assert_eq(result, 0);
+}
+
+Test(os_process, start_times_grow_and_do_not_depend_on_the_name) {
+  /* Proves: a name with brackets and blanks does not shift the fields. */
+  uint64_t mine, again, childs;
+  cr_assert_eq(npi_process_start_time(getpid(), &mine), 0, "%s", npi_detail());
+  cr_assert_gt(mine, 0);
+  prctl(PR_SET_NAME, "a) R 1 (b ) 2");
+  cr_assert_eq(npi_process_start_time(getpid(), &again), 0);
+  cr_assert_eq(again, mine);
+  char state;
+  cr_assert_eq(npi_process_state(getpid(), &state), 0);
+  cr_assert_eq(state, 'R');
+  usleep(30000); /* the kernel counts in steps of 10 ms */
+  pid_t pid = start_idler();
+  cr_assert_eq(npi_process_start_time(pid, &childs), 0);
+  cr_assert_gt(childs, mine);
+  end_idler(pid);
+  cr_assert_eq(npi_process_start_time(pid, &childs), NP_ERR_NOT_FOUND);
+}
+
+Test(os_process, a_process_name_is_safe_to_print) {
+  /* Proves: blanks, quotes of a terminal and line ends that a process gave itself do not reach a log line. */
+  char name[32], tiny[4];
+  prctl(PR_SET_NAME, "x y\n\033[1m");
+  cr_assert_eq(npi_process_name(getpid(), name, sizeof name), 0);
+  cr_assert_str_eq(name, "x?y??[1m");
+  cr_assert_eq(npi_process_name(getpid(), tiny, sizeof tiny), 0);
+  cr_assert_str_eq(tiny, "x?y");
+  cr_assert_lt(npi_process_name(-1, name, sizeof name), 0);
+  cr_assert_str_eq(name, "");
+}
+
+Test(os_process, the_boot_id_has_36_characters_and_stays) {
+  /* Proves: two calls agree, and a small buffer is refused. */
+  char first[37], second[37];
+  cr_assert_eq(npi_process_boot_id(first, sizeof first), 0);
+  cr_assert_eq(npi_process_boot_id(second, sizeof second), 0);
+  cr_assert_eq(strlen(first), 36);
+  cr_assert_str_eq(first, second);
+  cr_assert_eq(npi_process_boot_id(first, 36), NP_ERR_ARGUMENT);
+}
