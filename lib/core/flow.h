@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The flow: what one publisher does with an event. Which connections get it, what happens where a
+ * connection has no credit, and in which order the ledger and the rings learn of it.
+ *
+ *   broadcast   every subscriber gets it. Blocking subscribers: all of them, or (yet) nobody. Others miss
+ *               what they have no credit for, which is counted and shows as a gap in the sequence.
+ *   group       one member gets it, the one with the least outstanding; taps see it beside that.
+ *
+ * First all receivers are noted in the ledger (credits, holders; own memory), then one element is stored
+ * for each connection. The other way round, the first receiver's return could free a slot that the second
+ * one is about to get.
+ *
+ * Returns are looked for after the stores, not before: that costs the middle nothing and wins a third at
+ * the tail; and only where many are out, so that the return ring's lines do not bounce for each event.
+ */
+#ifndef NPI_CORE_FLOW_H
+#define NPI_CORE_FLOW_H
+
+#include "core/counters.h"
+#include "core/outlet.h"
+
+struct npi_flow {
+  struct npi_pool *pool;
+  struct npi_outlet **outlets; /* active connections; array owned by the flow */
+  uint32_t n_outlets;
+  uint32_t capacity;
+  uint32_t n_blocking;
+  uint32_t n_members;       /* outlets that are no taps */
+  uint32_t kind;            /* enum npi_channel_kind */
+  uint32_t channel_on_full; /* what a group without members or credit does */
+  uint32_t broken;          /* outlets that were found broken and not reported yet */
+  uint64_t sequence;
+  struct npi_endpoint_counters *counters;
+  /* group events whose member died, oldest first, linked by their records; offered before any new event */
+  uint32_t waiting_head, waiting_tail, n_waiting;
+};
+
+void npi_flow_init(struct npi_flow *flow, struct npi_pool *pool, uint32_t kind, uint32_t channel_on_full,
+                   struct npi_endpoint_counters *counters);
+void npi_flow_deinit(struct npi_flow *flow);
+
+/* NP_ERR_NO_MEMORY. */
+int npi_flow_add(struct npi_flow *flow, struct npi_outlet *outlet);
+
+/* No longer publishes there; does not touch the outlet. Unknown outlets are fine. */
+void npi_flow_remove(struct npi_flow *flow, struct npi_outlet *outlet);
+
+/* Appends a slot in state NPI_SLOT_WAITING; the keep() of npi_outlet_take_back, context is the flow. */
+void npi_flow_keep(void *flow, uint32_t slot);
+
+/*
+ * Publishes a loaned slot whose header is filled but for sequence. NP_OK: it is out, or it was dropped and
+ * counted, and the slot is free again. NP_FULL: nothing happened. Does not ring.
+ */
+int npi_flow_publish(struct npi_flow *flow, uint32_t slot, struct npi_slot_header *header);
+
+/* Offers waiting events to members with credit; returns how many went. */
+uint32_t npi_flow_offer_waiting(struct npi_flow *flow);
+
+/* Drops the waiting events (the publisher closes); they are counted as lost. */
+void npi_flow_abandon_waiting(struct npi_flow *flow);
+
+/* Processes returns of all outlets; returns how many credits came back. */
+uint32_t npi_flow_reap(struct npi_flow *flow);
+
+/* Would a publish of this class find credit now? Looks at returns as far as needed. */
+int npi_flow_may_publish(struct npi_flow *flow, uint32_t slot_class);
+
+static inline void npi_flow_count(struct npi_flow *flow, unsigned row, uint64_t n) {
+  npi_count_add(&flow->counters->value[row], n);
+}
+
+#endif
