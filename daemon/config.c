@@ -31,6 +31,7 @@ void npi_config_init(struct npi_config *config) {
 void npi_channel_config_init(struct npi_channel_config *channel) {
   memset(channel, 0, sizeof *channel);
   npi_setting_defaults(NPI_SETTING_OF_CHANNEL, channel);
+  channel->on_full = NPI_CONFIG_DERIVED_U32; /* 0 is a policy of its own */
 }
 
 void npi_listener_config_init(struct npi_listener_config *listener) {
@@ -226,7 +227,7 @@ static void derive_segment(struct npi_config *config) {
   uint64_t segment = npi_power_of_two_above(config->memory.per_node / 128);
   if (segment < NPI_CONFIG_SEGMENT_BYTES_MIN) segment = NPI_CONFIG_SEGMENT_BYTES_MIN;
   if (segment > (UINT64_C(64) << 20)) segment = UINT64_C(64) << 20;
-  while (config->memory.per_node / segment > config->limits.segments && segment < NPI_CONFIG_SEGMENT_BYTES_MAX) {
+  while (config->memory.per_node / segment > config->limits.segments && segment < NPI_SEGMENT_BYTES_MAX) {
     segment *= 2;
   }
   config->memory.segment = segment;
@@ -234,6 +235,11 @@ static void derive_segment(struct npi_config *config) {
 
 static void finish_memory(struct npi_config *config) {
   char node[32], segment[32], other[32];
+  if (config->memory.huge_pages == NPI_HUGE_EXPLICIT && config->memory.backend == NPI_BACKEND_POSIX) {
+    npi_config_error(
+        config, "memory.huge_pages",
+        "explicit is not possible with memory.backend posix; use backend: memfd, or huge_pages: transparent");
+  }
   if (config->memory.segment == NPI_CONFIG_DERIVED) {
     derive_segment(config);
   } else if (!npi_is_power_of_two(config->memory.segment)) {
@@ -257,7 +263,7 @@ static void finish_memory(struct npi_config *config) {
   if (count > config->limits.segments) {
     npi_config_error(config, "memory.per_node", "%s is %" PRIu64 " segments of %s, and limits.segments is %u; raise %s",
                      node, count, segment, config->limits.segments,
-                     size < NPI_CONFIG_SEGMENT_BYTES_MAX ? "memory.segment" : "limits.segments, or lower it");
+                     size < NPI_SEGMENT_BYTES_MAX ? "memory.segment" : "limits.segments, or lower it");
     return;
   }
   config->memory.segments_per_node = (uint32_t)count;
@@ -272,6 +278,8 @@ static void finish_memory(struct npi_config *config) {
   } else {
     *client = npi_round_up(*client, size);
   }
+  uint64_t most = NPI_SEGMENTS_PER_CLIENT_MAX * size; /* what an element's segment field can say */
+  if (*client > most) *client = most;
   uint64_t whole = count * size; /* what is left of per_node beyond whole segments is never used */
   if (*client > whole) *client = whole;
 
@@ -303,13 +311,13 @@ static void finish_ingest(struct npi_config *config) {
 static void finish_channel(struct npi_config *config, size_t index) {
   struct npi_channel_config *channel = &config->channels[index];
   char key[64];
-  int group = channel->kind == NPI_CONFIG_GROUP;
+  int group = channel->kind == NPI_CHANNEL_GROUP;
   if (channel->credits == NPI_CONFIG_DERIVED_U32) {
     channel->credits = group ? 32 : 256;
     if (channel->credits > config->limits.max_credits) channel->credits = config->limits.max_credits;
   }
-  if (channel->on_full == NPI_CONFIG_CHANNEL_FULL_DERIVED) {
-    channel->on_full = group ? NPI_CONFIG_CHANNEL_BLOCK : NPI_CONFIG_CHANNEL_DROP;
+  if (channel->on_full == NPI_CONFIG_DERIVED_U32) {
+    channel->on_full = group ? NPI_ON_FULL_BLOCK : NPI_ON_FULL_DROP_NEWEST;
   }
   snprintf(key, sizeof key, "channels[%zu].name", index);
   if (channel->name[0] == '\0') {

@@ -18,30 +18,26 @@
 
 #include "base/log.h"
 #include "daemon/framing.h"
+#include "shm/layout.h"
 #include "shm/segment.h"
 
 enum {
-  NPI_CONFIG_INSTANCE_BYTES = 33, /* longest instance name 32 */
-  NPI_CONFIG_NAME_BYTES = 64,     /* longest channel or listener name 63 */
-  NPI_CONFIG_PATH_BYTES = 108,    /* sun_path of a Unix socket */
-  NPI_CONFIG_RUNTIME_BYTES = 92,  /* leaves room for the socket names below it */
-  NPI_CONFIG_ADDRESS_BYTES = 64,  /* numeric IPv6 address with a scope */
-  NPI_CONFIG_ERRORS = 10          /* errors reported at once */
+  NPI_CONFIG_INSTANCE_BYTES = 33,         /* longest instance name 32 */
+  NPI_CONFIG_NAME_BYTES = NPI_NAME_BYTES, /* longest channel or listener name 63 */
+  NPI_CONFIG_PATH_BYTES = 108,            /* sun_path of a Unix socket */
+  NPI_CONFIG_RUNTIME_BYTES = 92,          /* leaves room for the socket names below it */
+  NPI_CONFIG_ADDRESS_BYTES = 64,          /* numeric IPv6 address with a scope */
+  NPI_CONFIG_ERRORS = 10                  /* errors reported at once */
 };
 
 /* A value that the file did not set and npi_config_finish derives from others. */
 #define NPI_CONFIG_DERIVED     UINT64_MAX
 #define NPI_CONFIG_DERIVED_U32 UINT32_MAX
 
-#define NPI_CONFIG_CHUNK_BYTES       (UINT64_C(256) << 10)
-#define NPI_CONFIG_SEGMENT_BYTES_MIN (UINT64_C(2) << 20)  /* holds a slot of the largest class, 1 MiB */
-#define NPI_CONFIG_SEGMENT_BYTES_MAX (UINT64_C(64) << 20) /* an element names a slot by its cache line, in 20 bits */
+#define NPI_CONFIG_SEGMENT_BYTES_MIN (UINT64_C(2) << 20) /* holds a slot of the largest class, 1 MiB */
 
 enum npi_config_ingest { NPI_CONFIG_INGEST_AUTO = 1, NPI_CONFIG_INGEST_IO_URING, NPI_CONFIG_INGEST_EPOLL };
 enum npi_config_pin { NPI_CONFIG_PIN_AUTO = 1, NPI_CONFIG_PIN_OFF };
-enum npi_config_channel_kind { NPI_CONFIG_BROADCAST = 1, NPI_CONFIG_GROUP };
-/* What a publisher does at a subscriber without credit. */
-enum npi_config_channel_full { NPI_CONFIG_CHANNEL_FULL_DERIVED, NPI_CONFIG_CHANNEL_BLOCK, NPI_CONFIG_CHANNEL_DROP };
 enum npi_config_proto {
   NPI_CONFIG_PROTO_NONE,
   NPI_CONFIG_UDP,
@@ -59,8 +55,8 @@ enum npi_config_listener_full {
 
 struct npi_channel_config {
   char name[NPI_CONFIG_NAME_BYTES];
-  enum npi_config_channel_kind kind;
-  enum npi_config_channel_full on_full;
+  enum npi_channel_kind kind;
+  uint32_t on_full; /* enum npi_on_full, or NPI_CONFIG_DERIVED_U32 until npi_config_finish */
   uint32_t credits;
   uint32_t implicit; /* not declared: named by a listener, made with the defaults */
 };

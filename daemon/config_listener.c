@@ -277,7 +277,7 @@ static int check_channel(struct check *check) {
   npi_channel_config_init(channel);
   memcpy(channel->name, name, sizeof channel->name);
   channel->implicit = 1;
-  channel->on_full = NPI_CONFIG_CHANNEL_DROP;
+  channel->on_full = NPI_ON_FULL_DROP_NEWEST;
   channel->credits = config->limits.max_credits < 256 ? config->limits.max_credits : 256;
   return 0;
 }

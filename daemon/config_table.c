@@ -48,9 +48,9 @@ static const struct npi_setting_choice ingest_backends[] = {{"auto", NPI_CONFIG_
                                                             {NULL, 0}};
 static const struct npi_setting_choice pins[] = {{"auto", NPI_CONFIG_PIN_AUTO}, {"off", NPI_CONFIG_PIN_OFF}, {NULL, 0}};
 static const struct npi_setting_choice channel_kinds[] = {
-    {"broadcast", NPI_CONFIG_BROADCAST}, {"group", NPI_CONFIG_GROUP}, {NULL, 0}};
+    {"broadcast", NPI_CHANNEL_BROADCAST}, {"group", NPI_CHANNEL_GROUP}, {NULL, 0}};
 static const struct npi_setting_choice channel_full[] = {
-    {"block", NPI_CONFIG_CHANNEL_BLOCK}, {"drop_newest", NPI_CONFIG_CHANNEL_DROP}, {NULL, 0}};
+    {"block", NPI_ON_FULL_BLOCK}, {"drop_newest", NPI_ON_FULL_DROP_NEWEST}, {NULL, 0}};
 static const struct npi_setting_choice protos[] = {{"udp", NPI_CONFIG_UDP},
                                                    {"tcp", NPI_CONFIG_TCP},
                                                    {"unix", NPI_CONFIG_UNIX},
@@ -80,10 +80,10 @@ const struct npi_setting npi_settings[] = {
      .help = "Budget of event memory on each NUMA node."},
     {INSTANCE(memory.per_client), NPI_SETTING_BYTES, "memory.per_client", .derived = "a quarter of memory.per_node",
      .min = NPI_CONFIG_SEGMENT_BYTES_MIN, .max = GIB(1024),
-     .help = "Budget of one client; rounded up to whole segments."},
+     .help = "Budget of one client; rounded up to whole segments, at most 4096 of them."},
     {INSTANCE(memory.segment), NPI_SETTING_BYTES, "memory.segment",
      .derived = "memory.per_node / 128, within 2MiB and 64MiB; more where limits.segments asks for it",
-     .min = NPI_CONFIG_SEGMENT_BYTES_MIN, .max = NPI_CONFIG_SEGMENT_BYTES_MAX,
+     .min = NPI_CONFIG_SEGMENT_BYTES_MIN, .max = NPI_SEGMENT_BYTES_MAX,
      .help = "Size of one shared-memory object, the unit that a publisher leases; a power of two."},
     {INSTANCE(memory.ready), NPI_SETTING_BYTES, "memory.ready", "16MiB", .min = 0, .max = GIB(1024),
      .special_word = "all", .special_value = NPI_CONFIG_DERIVED,
@@ -91,7 +91,8 @@ const struct npi_setting npi_settings[] = {
     {INSTANCE(memory.backend), NPI_SETTING_CHOICE, "memory.backend", "posix", .choices = memory_backends,
      .help = "posix: named objects in /dev/shm, visible without the broker; memfd: sealed, nameless."},
     {INSTANCE(memory.huge_pages), NPI_SETTING_CHOICE, "memory.huge_pages", "auto", .choices = huge_pages,
-     .help = "explicit: reserved huge pages (hugetlb); transparent: where the kernel can; auto: the best it gets."},
+     .help =
+         "explicit: reserved huge pages, only with memfd; transparent: where the kernel can; auto: the best it gets."},
     {INSTANCE(numa.mode), NPI_SETTING_CHOICE, "numa.mode", "prefer", .choices = numa_modes,
      .help = "strict: refuse to run with memory on a wrong node; prefer: report it; off: do not place."},
 
@@ -116,11 +117,11 @@ const struct npi_setting npi_settings[] = {
      .help = "Open subscriptions of all clients."},
     {INSTANCE(limits.connections), NPI_SETTING_COUNT, "limits.connections", "4096", .min = 1, .max = 65536,
      .help = "Pairs of a publisher and a subscriber."},
-    {INSTANCE(limits.segments), NPI_SETTING_COUNT, "limits.segments", "4096", .min = 2, .max = 4096,
-     .help = "Segments of a node, and of a client."},
+    {INSTANCE(limits.segments), NPI_SETTING_COUNT, "limits.segments", "4096", .min = 2, .max = 65536,
+     .help = "Segments of all nodes together."},
     {INSTANCE(limits.listeners), NPI_SETTING_COUNT, "limits.listeners", "64", .min = 1, .max = 1024,
      .help = "Listeners."},
-    {INSTANCE(limits.max_credits), NPI_SETTING_COUNT, "limits.max_credits", "16384", .min = 1, .max = 65536,
+    {INSTANCE(limits.max_credits), NPI_SETTING_COUNT, "limits.max_credits", "16384", .min = 1, .max = NPI_CREDITS_MAX,
      .help = "Most credits that a channel or a subscription may ask for."},
 
     {NPI_SETTING_OF_INSTANCE, 0, 0, NPI_SETTING_CHANNELS, "channels", .derived = "none", .max = 4096,
@@ -132,7 +133,7 @@ const struct npi_setting npi_settings[] = {
     {CHANNEL(kind), NPI_SETTING_CHOICE, "kind", "broadcast", .choices = channel_kinds,
      .help = "broadcast: every subscriber gets every event; group: each event goes to one member."},
     {CHANNEL(credits), NPI_SETTING_COUNT, "credits", .derived = "256 for broadcast, 32 for group", .min = 1,
-     .max = 65536, .help = "Events that a subscriber may have outstanding with one publisher."},
+     .max = NPI_CREDITS_MAX, .help = "Events that a subscriber may have outstanding with one publisher."},
     {CHANNEL(on_full), NPI_SETTING_CHOICE, "on_full", .choices = channel_full,
      .derived = "drop_newest for broadcast, block for group",
      .help = "What a publisher does without credit: block waits for the slow subscriber, drop_newest counts a drop."},
@@ -154,7 +155,7 @@ const struct npi_setting npi_settings[] = {
      .help = "How bytes become events."},
     {LISTENER(priority), NPI_SETTING_COUNT, "priority", "2", .min = 0, .max = 4,
      .help = "Priority in the event header, 0 batch to 4 critical, where the framing carries none."},
-    {LISTENER(max_frame), NPI_SETTING_BYTES, "max_frame", "64KiB", .min = 1, .max = MIB(1),
+    {LISTENER(max_frame), NPI_SETTING_BYTES, "max_frame", "64KiB", .min = 1, .max = NPI_FRAMING_MAX_FRAME,
      .help = "Longest event; what is longer is counted and, on a stream, ends the connection."},
     {LISTENER(on_full), NPI_SETTING_CHOICE, "on_full", .choices = listener_full,
      .derived = "pause for streams, kernel_drop for datagrams",
@@ -177,7 +178,7 @@ const struct npi_setting npi_settings[] = {
     {LISTENER(multicast.group), NPI_SETTING_TEXT, "multicast.group", .derived = "none", .protos = ON(NPI_CONFIG_UDP),
      .help = "Multicast group to join."},
     {LISTENER(multicast.interface), NPI_SETTING_TEXT, "multicast.interface", .derived = "the kernel's choice",
-     .protos = ON(NPI_CONFIG_UDP), .help = "Interface to join on: its name, or its IPv4 address."},
+     .protos = ON(NPI_CONFIG_UDP), .help = "Interface to join on: its name or an address of it."},
     {LISTENER(multicast.source), NPI_SETTING_TEXT, "multicast.source", .derived = "any", .protos = ON(NPI_CONFIG_UDP),
      .help = "Only take datagrams of this sender (source-specific multicast)."},
 
@@ -193,7 +194,7 @@ const struct npi_setting npi_settings[] = {
      .help = "Byte order of length_prefix."},
     {FRAMING(includes_prefix), NPI_SETTING_BOOLEAN, "includes_prefix", "false",
      .help = "The length counts the bytes of length_prefix too."},
-    {FRAMING(fixed), NPI_SETTING_BYTES, "fixed", "none", .min = 1, .max = MIB(1), .special_word = "none",
+    {FRAMING(fixed), NPI_SETTING_BYTES, "fixed", "none", .min = 1, .max = NPI_FRAMING_MAX_FRAME, .special_word = "none",
      .special_value = 0, .help = "Every event has this many bytes."},
     {FRAMING(strip_cr), NPI_SETTING_BOOLEAN, "strip_cr", "false",
      .help = "With newline and syslog: a CR before the LF is not part of the event."},
