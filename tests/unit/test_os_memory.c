@@ -284,6 +284,41 @@ Test(os_memory, a_full_tmpfs_is_an_error_with_need_and_have_and_no_sigbus) {
   cr_assert_eq(result, 0, "child: %d", result);
 }
 
+Test(os_memory, a_large_reservation_is_whole) {
+  /* Proves: more than one piece, and the odd rest, are all there. */
+  const uint64_t bytes = (UINT64_C(129) << 20) + 4096;
+  struct stat facts;
+  int fd;
+  cr_assert_eq(npi_memory_create_memfd("numapool-test", bytes, 0, &fd), 0);
+  cr_assert_eq(npi_memory_reserve(fd, 0, bytes), 0, "%s", npi_detail());
+  cr_assert_eq(fstat(fd, &facts), 0);
+  cr_assert_eq((uint64_t)facts.st_blocks * 512, bytes);
+  close(fd);
+}
+
+static int create_without(const void *argument) {
+  int fd;
+  int n_before = count_descriptors();
+  if (forbid_system_call(argument, ENOSPC) != 0) return CHILD_SKIP;
+  CHILD_EXPECT(npi_memory_create_posix(name, BYTES, &fd) < 0);
+  CHILD_EXPECT(fd == -1);
+  CHILD_EXPECT(npi_memory_open_posix(name, 0, &fd, NULL) == NP_ERR_NOT_FOUND);
+  CHILD_EXPECT(npi_memory_create_memfd("numapool-test", BYTES, 0, &fd) < 0);
+  CHILD_EXPECT(fd == -1);
+  CHILD_EXPECT(count_descriptors() == n_before);
+  return 0;
+}
+
+Test(os_memory, a_creation_that_fails_half_way_is_undone) {
+  /* Proves: with the object made and its mode or size refused, name and descriptor are given back. */
+  static const char *const calls[] = {"fchmod", "ftruncate"};
+  for (int i = 0; i < 2; i++) {
+    int result = in_child(create_without, calls[i]);
+    if (result == CHILD_SKIP) cr_skip_test("no seccomp here");
+    cr_assert_eq(result, 0, "without %s", calls[i]);
+  }
+}
+
 Test(os_memory, failures_leave_no_descriptor_and_no_name) {
   /* Proves: each failing call gives back what it had. */
   int fd;
