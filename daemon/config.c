@@ -285,12 +285,12 @@ static void finish_memory(struct npi_config *config) {
 
   if (config->memory.ready == NPI_CONFIG_DERIVED) {
     config->memory.ready = config->memory.per_node;
-    config->memory.ready_all = 1;
   } else if (config->memory.ready > config->memory.per_node) {
     bytes_text(config->memory.ready, other);
     npi_config_error(config, "memory.ready", "%s is more than memory.per_node, which is %s; lower it, or write all",
                      other, node);
   }
+  config->memory.ready_all = config->memory.ready >= config->memory.per_node;
 }
 
 static void finish_ingest(struct npi_config *config) {

@@ -306,8 +306,14 @@ static int walk_pair(struct walk *walk, const yaml_node_t *mapping, const yaml_n
     }
   }
   const struct npi_setting *setting = npi_setting_find(walk->scope, name);
+  if (strchr(text, '.') != NULL && setting != NULL) {
+    return npi_config_error_at(walk->config, line_of(word), column_of(word), key,
+                               "has a dot in its key; write a mapping: %.*s: { %s: ... }", (int)strcspn(text, "."),
+                               text, strchr(text, '.') + 1);
+  }
+  /* What was cut off above is longer than any key that is known. */
   if (setting != NULL && strlen(text) <= 40) return walk_value(walk, value, setting, key);
-  if (!is_section(walk->scope, name) || strchr(text, '.') != NULL) return unknown_key(walk, word, prefix, key);
+  if (!is_section(walk->scope, name)) return unknown_key(walk, word, prefix, key);
   if (is_nothing(value)) return 0;
   if (value->type != YAML_MAPPING_NODE) {
     return npi_config_error_at(walk->config, line_of(value), column_of(value), key,
