@@ -3,57 +3,63 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/status.h"
 
-/* A folder in /tmp is believed only where nobody else can have made or filled it. */
-static int folder_is_ours(const char *path) {
-  struct stat facts;
-  return lstat(path, &facts) == 0 && S_ISDIR(facts.st_mode) && (facts.st_uid == geteuid() || facts.st_uid == 0) &&
-         (facts.st_mode & S_IWOTH) == 0;
-}
+enum { PLACES = 3 };
 
-static int has_socket(const char *folder) {
-  char path[512];
-  struct stat facts;
-  snprintf(path, sizeof path, "%s/control.sock", folder);
-  return stat(path, &facts) == 0 && S_ISSOCK(facts.st_mode);
-}
-
-int npi_locate_runtime(const char *instance, char *path, size_t bytes) {
+/* The i-th place where an instance's directory may be; 0: none of that number here. */
+static int place(int i, const char *instance, char *path, size_t bytes) {
   const char *runtime = getenv("XDG_RUNTIME_DIR");
-  char shared[64];
-  int n;
-  if (runtime != NULL && runtime[0] == '/') {
+  int n = 0;
+  if (i == 0 && runtime != NULL && runtime[0] == '/') {
     n = snprintf(path, bytes, "%s/numapool/%s", runtime, instance);
-    if (n > 0 && (size_t)n < bytes && has_socket(path)) return 0;
+  } else if (i == 1) {
+    n = snprintf(path, bytes, "/run/numapool/%s", instance);
+  } else if (i == 2) {
+    n = snprintf(path, bytes, "/tmp/numapool-%u/%s", (unsigned)geteuid(), instance);
   }
-  n = snprintf(path, bytes, "/run/numapool/%s", instance);
-  if (n > 0 && (size_t)n < bytes && has_socket(path)) return 0;
-  snprintf(shared, sizeof shared, "/tmp/numapool-%u", (unsigned)geteuid());
-  n = snprintf(path, bytes, "%s/%s", shared, instance);
-  if (n > 0 && (size_t)n < bytes && folder_is_ours(shared) && has_socket(path)) return 0;
-  path[0] = '\0';
-  return npi_fail(NP_ERR_NO_BROKER,
-                  "no broker of instance \"%s\": no control.sock below %s%s/run/numapool/%s or %s/%s; start numapoold, "
-                  "or check the instance name",
-                  instance, runtime != NULL ? runtime : "", runtime != NULL ? "/numapool, " : "", instance, shared,
-                  instance);
+  return n > 0 && (size_t)n < bytes;
+}
+
+int npi_locate_default(const char *instance, char *path, size_t bytes) {
+  if (place(0, instance, path, bytes)) return 0;
+  if (place(geteuid() == 0 ? 1 : 2, instance, path, bytes)) return 0;
+  return npi_fail(NP_ERR_ARGUMENT, "the runtime directory of instance %s does not fit in %zu bytes: set runtime_dir",
+                  instance, bytes);
+}
+
+/* A directory below /tmp is only believed where it is ours: anybody may have made it. */
+static int trusted(int i, const char *path) {
+  struct stat status;
+  return i != 2 || (stat(path, &status) == 0 && status.st_uid == geteuid());
 }
 
 int npi_locate_socket(const char *instance, char *path, size_t bytes) {
   const char *given = getenv("NUMAPOOL_SOCKET");
+  char first[256] = "";
   if (given != NULL && given[0] != '\0') {
     if ((size_t)snprintf(path, bytes, "%s", given) < bytes) return 0;
-    return npi_fail(NP_ERR_ARGUMENT, "$NUMAPOOL_SOCKET is longer than %zu bytes: \"%.80s...\"", bytes - 1, given);
+    return npi_fail(NP_ERR_ARGUMENT, "NUMAPOOL_SOCKET=%s is too long for a socket path", given);
   }
-  int status = npi_locate_runtime(instance, path, bytes);
-  if (status != 0) return status;
-  size_t length = strlen(path);
-  if ((size_t)snprintf(path + length, bytes - length, "/control.sock") < bytes - length) return 0;
-  return npi_fail(NP_ERR_ARGUMENT, "the socket's path of instance \"%s\" is longer than %zu bytes", instance,
-                  bytes - 1);
+  for (int i = 0; i < PLACES; i++) {
+    char folder[200];
+    char socket[256];
+    struct stat status;
+    if (!place(i, instance, folder, sizeof folder)) continue;
+    snprintf(socket, sizeof socket, "%s/control.sock", folder);
+    if (first[0] == '\0') snprintf(first, sizeof first, "%s", socket);
+    if (stat(socket, &status) != 0 || !S_ISSOCK(status.st_mode) || !trusted(i, socket)) continue;
+    if ((size_t)snprintf(path, bytes, "%s", socket) < bytes) return 0;
+  }
+  if (first[0] != '\0' && (size_t)snprintf(path, bytes, "%s", first) < bytes) return 0;
+  return npi_fail(NP_ERR_ARGUMENT, "the socket path of instance %s does not fit in %zu bytes", instance, bytes);
+}
+
+const char *npi_locate_instance(const char *instance) {
+  if (instance != NULL && instance[0] != '\0') return instance;
+  instance = getenv("NUMAPOOL_INSTANCE");
+  return instance != NULL && instance[0] != '\0' ? instance : "default";
 }

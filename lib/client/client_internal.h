@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a client is made of. Everything here belongs to the client's one thread.
+ *
+ *   np_client
+ *     ├─ registry (read-only), own page, own ledger + pool, two doorbells
+ *     ├─ peers          other clients that share a connection: page, doorbells, segments
+ *     ├─ connections    by local slot; each is the outlet of a publisher or the inlet of a subscriber
+ *     ├─ publishers     each a flow over its outlets
+ *     └─ subscribers    each a list of inlets
+ */
+#ifndef NPI_CLIENT_INTERNAL_H
+#define NPI_CLIENT_INTERNAL_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "core/doorbell.h"
+#include "core/flow.h"
+#include "core/inlet.h"
+#include "core/pool.h"
+#include "numapool/numapool.h"
+#include "wire/protocol.h"
+
+struct npi_peer {
+  uint32_t client; /* index in the registry */
+  uint32_t version;
+  uint32_t pid;
+  char name[NPI_CLIENT_NAME_BYTES];
+  uint8_t *page; /* read-only */
+  uint64_t page_bytes;
+  int events_fd, credits_fd;
+  struct npi_bell_peer events_bell;  /* rung by our publishers */
+  struct npi_bell_peer credits_bell; /* rung by our subscribers */
+  struct npi_segment_view *segments; /* by number */
+  uint32_t n_segments;
+  uint32_t n_connections;
+  int gone; /* the broker said so: freed with its last connection */
+  struct npi_peer *next;
+};
+
+struct npi_link {      /* a connection, either end */
+  uint32_t slot;       /* in client->links */
+  uint32_t connection; /* index in the registry */
+  uint32_t version;
+  uint32_t role;
+  uint32_t publisher; /* registry index of the publisher at the other end (inlets) */
+  struct npi_peer *peer;
+  struct np_publisher *np_publisher; /* NULL: closed, only returns are awaited */
+  struct np_subscriber *np_subscriber;
+  uint8_t draining; /* the publisher is gone or closed: take what is there, then let go */
+  uint8_t cut;      /* take nothing more */
+  uint8_t lie_reported;
+  struct npi_outlet outlet;
+  struct npi_inlet inlet;
+};
+
+/* Credit arrays that were given back, by log2 of their capacity, for the next connection of that size. */
+struct npi_credit_block {
+  uint64_t offset;
+  struct npi_credit_block *next;
+};
+
+struct np_publisher {
+  struct np_client *client;
+  uint32_t index, version, channel;
+  struct npi_flow flow;
+  uint32_t wanted_class; /* of the loan or publish that met a condition */
+  uint8_t wants_slot;    /* NP_EMPTY */
+  uint8_t wants_credit;  /* NP_FULL */
+  char channel_name[NPI_NAME_BYTES];
+  struct np_publisher *next;
+};
+
+struct np_subscriber {
+  struct np_client *client;
+  uint32_t index, version, channel;
+  struct npi_link **inlets;
+  uint32_t n_inlets, capacity;
+  uint32_t turn;      /* inlet whose turn it is */
+  uint32_t turn_left; /* events before the next one's */
+  struct npi_endpoint_counters *counters;
+  struct np_subscriber *next;
+};
+
+struct np_client {
+  volatile uint32_t *alive; /* a page that a forked child finds zeroed */
+  int socket;
+  int broker_gone;
+  int draining;
+  uint32_t kind;
+  uint32_t index, version, node;
+  const uint8_t *registry;
+  uint64_t registry_bytes;
+  struct npi_table clients_table, nodes_table, listeners_table;
+  const struct npi_client_record *record;
+  uint32_t events_seen;
+  uint32_t request;
+  uint64_t control_calls;
+  uint8_t *page;
+  uint64_t page_bytes, rings_offset, endpoints_offset, listeners_offset;
+  uint32_t endpoints;
+  uint8_t *ledger;
+  uint64_t ledger_bytes;
+  uint64_t segment_bytes;
+  int page_fd, ledger_fd, registry_fd;
+  int events_fd, credits_fd;
+  int events_fd_used, credits_fd_used; /* the program waits on it itself */
+  int membarrier_works;
+  struct npi_bell events_bell, credits_bell;
+  uint32_t takes_fenced; /* takes since a look at the clock, while the bell is FENCED */
+  struct npi_pool pool;
+  struct npi_pool_segment *segments;
+  int *segment_fds;
+  uint64_t credits_used; /* bytes of the credit area handed out */
+  struct npi_credit_block *credit_blocks[16];
+  uint64_t lease_again_ns, uncarve_again_ns, trim_again_ns;
+  struct npi_peer *peers;
+  struct npi_link **links;
+  uint32_t n_links;
+  struct np_publisher *publishers;
+  struct np_subscriber *subscribers;
+};
+
+#define NPI_CLIENT_ALIVE UINT32_C(0x4e554d41)
+
+/* Every public function begins with it: a forked child has none of the mappings. */
+static inline int npi_client_usable(const struct np_client *client) {
+  return NPI_LIKELY(*client->alive == NPI_CLIENT_ALIVE);
+}
+int npi_client_forked(void); /* fails with NP_ERR_FORKED */
+
+/* Has the broker sent events that were not processed yet? One load of a line that rarely changes. */
+static inline int npi_client_has_news(const struct np_client *client) {
+  /* [client.news] acquire: pairs with the broker's release after the frame was sent */
+  return npi_load_acquire_u32(&client->record->events_sent) != client->events_seen;
+}
+
+/* request.c: one exchange with the broker. reply is filled; NP_ERR_* of the broker with its text. */
+int npi_client_request(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
+                       int64_t timeout_ms);
+int npi_client_tell(struct np_client *client, struct npi_control_frame *frame);
+void npi_client_news(struct np_client *client);
+
+/* events.c */
+void npi_client_event(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds);
+
+/* peer.c */
+struct npi_peer *npi_peer_find(struct np_client *client, uint32_t index);
+void npi_peer_add(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds);
+void npi_peer_segment(struct np_client *client, const struct npi_control_frame *frame, int fd);
+void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame);
+void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version);
+void npi_peer_release(struct np_client *client, struct npi_peer *peer);
+void npi_peer_free(struct np_client *client, struct npi_peer *peer);
+
+/* link.c */
+void npi_link_make(struct np_client *client, const struct npi_control_frame *frame);
+void npi_link_end(struct np_client *client, const struct npi_control_frame *frame);
+void npi_link_let_go(struct np_client *client, struct npi_link *link); /* drained: acknowledge and free */
+void npi_link_report_lie(struct np_client *client, struct npi_link *link);
+void npi_link_free(struct np_client *client, struct npi_link *link);
+void npi_links_share_bytes(struct np_client *client);
+
+/* memory.c */
+int npi_client_lease(struct np_client *client, uint64_t bytes);
+void npi_client_own_segment(struct np_client *client, const struct npi_control_frame *frame, int fd);
+uint32_t npi_client_reap(struct np_client *client);
+void npi_client_trim(struct np_client *client, uint64_t now_ns);
+uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_class);
+void npi_client_memory_free(struct np_client *client);
+
+/* wait.c */
+void npi_client_arm_events(struct np_client *client);
+void npi_client_bell_attention(struct np_client *client);
+int npi_subscriber_has(struct np_subscriber *subscriber);
+void npi_client_arm_credits(struct np_client *client);
+void npi_bell_ring_peer(struct npi_bell_peer *peer);
+
+#endif

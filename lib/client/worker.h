@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the ingest worker, a client of a special kind, may do beyond the public header. */
+#ifndef NPI_CLIENT_WORKER_H
+#define NPI_CLIENT_WORKER_H
+
+#include "numapool/numapool.h"
+#include "shm/layout.h"
+
+enum { NPI_CLIENT_DRAIN = 1 };
+
+/* np_connect with a client kind (enum npi_client_kind). */
+int npi_client_connect(struct np_client **client, const struct np_options *options, uint32_t kind);
+
+/* Readable when the broker has sent something: then call npi_client_poll. Stays the client's. */
+int npi_client_control_fd(const struct np_client *client);
+
+/* Processes what the broker sent. 0; NPI_CLIENT_DRAIN: it asked for the end; NP_ERR_NO_BROKER: it is gone. */
+int npi_client_poll(struct np_client *client);
+
+/* Tells the broker that all listeners are served. backend: 1 io_uring, 2 epoll. */
+int npi_client_worker_ready(struct np_client *client, uint32_t backend, uint32_t features);
+
+/* Counters of a listener (index in the registry) in this worker's page; NULL: no such listener. */
+struct npi_listener_counters *npi_client_listener_counters(struct np_client *client, uint32_t listener);
+
+/* Header of a loaned event, to fill in listener, connection, address, port, family and flags; NULL: not loaned. */
+struct npi_slot_header *npi_event_header(struct np_publisher *publisher, const struct np_event *event);
+
+/* np_publish without waking anybody; npi_publisher_flush wakes whoever sleeps, once for the batch. */
+int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event);
+void npi_publisher_flush(struct np_publisher *publisher);
+
+/* n events were dropped before they had a slot: subscribers see a gap in the sequence. */
+void npi_publisher_skip(struct np_publisher *publisher, uint64_t n);
+
+/* Now and then while idle: processes returns, offers waiting group events, gives idle memory back. */
+void npi_client_tick(struct np_client *client);
+
+#endif
