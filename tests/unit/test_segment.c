@@ -69,7 +69,7 @@ static struct npi_segment_options options_of(const struct kind *kind) {
 }
 
 static int exists(const char *object) {
-  char path[256];
+  char path[1024];
   snprintf(path, sizeof path, "/dev/shm/%s", object);
   return access(path, F_OK) == 0;
 }
