@@ -45,7 +45,7 @@ int npi_memory_is_sealed(int fd);
 /*
  * Allocates every page of the range now: where memory is short this is NP_ERR_NO_MEMORY with what is needed, what is
  * there and what to do, instead of a SIGBUS at some later access. It is the first touch, so the pages land where the
- * memory policy at this time says: bind first. Takes about 0.3 s a GiB. After a failure parts may be reserved.
+ * memory policy at this time says: bind first. Takes a part of a second a GiB. After a failure parts may be reserved.
  */
 int npi_memory_reserve(int fd, uint64_t offset, uint64_t bytes);
 

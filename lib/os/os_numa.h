@@ -46,7 +46,7 @@ int npi_numa_bind(void *address, uint64_t bytes, int node, int strict);
 /*
  * Counts per node where the pages of a mapping are. Only pages in this process's page tables can be seen, so populate
  * first; others, and all where the kernel forbids the question, count as unknown. page_bytes is the step.
- * unknown may not be NULL. About 0.1 us a page.
+ * unknown may not be NULL.
  */
 int npi_numa_measure(const void *address, uint64_t bytes, uint64_t page_bytes, uint64_t pages_on[NPI_NODES_MAX],
                      uint64_t *unknown);

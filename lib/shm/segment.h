@@ -50,7 +50,7 @@ struct npi_segment {
 /*
  * Order: create, map, bind, reserve, populate, measure. On success the caller owns descriptors, name and mapping, and
  * ends them with npi_segment_destroy(); on failure nothing is left behind and *segment is empty (fd -1).
- * Takes about half a second a GiB. Under NPI_NUMA_PREFER, where binding is refused, the calling thread moves to the
+ * Takes about a second a GiB. Under NPI_NUMA_PREFER, where binding is refused, the calling thread moves to the
  * node's CPUs while it touches the pages, and back.
  * NP_ERR_NO_MEMORY (need, have, fix), NP_ERR_DENIED (strict, and binding or measuring is refused), NP_ERR_EXISTS,
  * NP_ERR_STATE (strict, and pages are away), NP_ERR_ARGUMENT, NP_ERR_SYSTEM.
