@@ -86,7 +86,7 @@ static int fail_bind(const struct npi_listener_config *config, int error) {
     case EADDRINUSE:
       return npi_fail(
           NP_ERR_EXISTS,
-          "listener \"%s\": another socket has %s: stop its process or choose another port (ss -ln%sp 'sport "
+          "listener \"%s\": %s is in use: stop the process that has it or choose another port (ss -ln%sp 'sport "
           "= %" PRIu32 "' shows it)%s",
           config->name, place, flag, config->port,
           strchr(config->address, ':') != NULL && !config->ipv6_only

@@ -37,9 +37,10 @@ static int clear_path(const struct npi_listener_config *config, const struct soc
                           config->name, config->path);
   }
   if (answer != ECONNREFUSED) { /* connected, queue full, or alive but of another type (EPROTOTYPE) */
-    return npi_fail(NP_ERR_EXISTS,
-                    "listener \"%s\": another process listens on %s: stop it or choose another path (ss -lxp shows it)",
-                    config->name, config->path);
+    return npi_fail(
+        NP_ERR_EXISTS,
+        "listener \"%s\": %s is in use by another process: stop it or choose another path (ss -lxp shows it)",
+        config->name, config->path);
   }
   if (unlink(config->path) != 0 && errno != ENOENT) {
     return npi_fail_errno(NP_ERR_DENIED, errno,
