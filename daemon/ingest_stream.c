@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Bytes of a stream become frames. Frames that are whole inside a staging buffer are delivered from there: one copy.
+ * Only a frame that is cut in two passes the connection's carry, and only its own bytes do: when it is complete, the
+ * rest of the staging buffer is decoded in place again.
+ */
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "daemon/ingest_internal.h"
+
+enum { BAD_LOG_NS = 1000000000, LINE_STEP = 1024 };
+
+void npi_ingest_bad_frame(struct npi_ingest_listener *listener, const struct npi_ingest_connection *connection,
+                          enum npi_frame_error error) {
+  enum npi_counter row = error == NPI_FRAME_ERROR_TOO_LARGE    ? NPI_LISTENER_TOO_LARGE
+                         : error == NPI_FRAME_ERROR_BAD_LENGTH ? NPI_LISTENER_BAD_LENGTH
+                         : error == NPI_FRAME_ERROR_TRUNCATED  ? NPI_LISTENER_PARTIAL_AT_END
+                                                               : NPI_LISTENER_BAD_FRAME;
+  uint64_t now = listener->ingest->now_ns;
+
+  npi_listener_count(listener, row, 1);
+  listener->n_bad_unlogged++;
+  if (listener->bad_logged_ns != 0 && now - listener->bad_logged_ns < BAD_LOG_NS) return;
+  listener->bad_logged_ns = now;
+  npi_log(NPI_LOG_WARNING, "ingest.bad_frame", "listener=%s connection=%" PRIu64 " reason=\"%s\" count=%" PRIu64,
+          listener->config.name, connection ? connection->number & UINT64_C(0xffffffffffff) : 0,
+          npi_frame_error_text(error), listener->n_bad_unlogged);
+  listener->n_bad_unlogged = 0;
+}
+
+static int deliver(struct npi_ingest_connection *connection, const struct npi_frame *frame) {
+  struct npi_ingest_listener *listener = connection->listener;
+  struct npi_ingest_event event = {
+      .payload = frame->payload,
+      .payload_bytes = frame->payload_bytes,
+      .topic = frame->topic,
+      .topic_bytes = frame->topic_bytes,
+      .priority = (uint8_t)(listener->config.framing.kind == NPI_FRAMING_EVENTSTREAM ? frame->priority
+                                                                                     : listener->config.priority),
+      .family = connection->family,
+      .port = connection->port,
+      .time_ns = listener->ingest->time_ns,
+      .connection = connection->number,
+  };
+  int result;
+
+  memcpy(event.address, connection->address, sizeof(event.address));
+  result = npi_ingest_deliver(listener, &event, connection->holds_frame);
+  connection->holds_frame = result == NPI_HELD;
+  return result;
+}
+
+enum decoded { DECODED_ALL, DECODED_HELD, DECODED_BAD };
+
+/*
+ * Delivers the whole frames at the front of bytes. *used: bytes that are done with. is_last: nothing will follow.
+ * DECODED_BAD has closed the connection, unless it had ended anyway.
+ */
+static enum decoded decode(struct npi_ingest_connection *connection, const uint8_t *bytes, size_t n, int is_last,
+                           size_t *used) {
+  const struct npi_framing *framing = &connection->listener->config.framing;
+  size_t at = 0;
+
+  for (;;) {
+    struct npi_frame frame;
+    enum npi_frame_error error;
+    uint64_t scan_from = connection->scan_from;
+    enum npi_frame_result result = (is_last ? npi_framing_finish : npi_framing_next)(
+        framing, bytes + at, n - at, &scan_from, &frame, &connection->needed, &error);
+
+    if (result == NPI_FRAME_READY) {
+      if (deliver(connection, &frame) == NPI_HELD) {
+        /* It is decoded again when it is offered again, from the place where it begins. */
+        *used = at;
+        return DECODED_HELD;
+      }
+      connection->scan_from = scan_from;
+      at += frame.consumed;
+      continue;
+    }
+    if (result == NPI_FRAME_BAD) {
+      npi_ingest_bad_frame(connection->listener, connection, error);
+      *used = n;
+      return DECODED_BAD;
+    }
+    connection->scan_from = scan_from;
+    *used = at + frame.consumed;
+    return DECODED_ALL;
+  }
+}
+
+/* Keeps bytes for later. Where there is no memory for them the stream is broken, and that is said. */
+static int keep(struct npi_ingest_connection *connection, const uint8_t *bytes, size_t n) {
+  int result = npi_carry_append(&connection->listener->ingest->pool, &connection->carry, bytes, n);
+
+  if (result == 0) return 0;
+  npi_log(NPI_LOG_ERROR, "ingest.no_memory", "listener=%s reason=\"%s\"", connection->listener->config.name,
+          npi_detail());
+  npi_connection_close(connection, NPI_CLOSE_SLOW);
+  return result;
+}
+
+/* How many of n new bytes the frame in the carry can use: up to its end where that can be told. */
+static size_t share_of_carry(const struct npi_ingest_connection *connection, const uint8_t *bytes, size_t n) {
+  size_t have = npi_carry_size(&connection->carry);
+  const uint8_t *end;
+
+  if (connection->needed > have) return connection->needed - have < n ? connection->needed - have : n;
+  end = memchr(bytes, '\n', n);
+  return end ? (size_t)(end - bytes) + 1 : n;
+}
+
+static void hold(struct npi_ingest_connection *connection, const uint8_t *rest, size_t n) {
+  if (n > 0 && keep(connection, rest, n) < 0) return;
+  npi_connection_wait(connection);
+}
+
+void npi_ingest_stream_bytes(struct npi_ingest_connection *connection, const uint8_t *bytes, size_t n) {
+  struct npi_ingest_listener *listener = connection->listener;
+  struct npi_carry_pool *pool = &listener->ingest->pool;
+  int is_new = 0;
+
+  npi_listener_count(listener, NPI_LISTENER_RECEIVED_BYTES, n);
+  npi_connection_active(connection);
+  if (listener->is_paused) { /* was on its way when the pause began, or comes first since: order before all */
+    hold(connection, bytes, n);
+    return;
+  }
+  while (n > 0) {
+    enum decoded decoded;
+    size_t used = 0;
+
+    if (connection->carry.bytes) {
+      size_t share = share_of_carry(connection, bytes, n);
+      if (keep(connection, bytes, share) < 0) return;
+      bytes += share;
+      n -= share;
+      decoded = decode(connection, connection->carry.bytes + connection->carry.begin,
+                       npi_carry_size(&connection->carry), 0, &used);
+      npi_carry_take(pool, &connection->carry, used);
+    } else {
+      decoded = decode(connection, bytes, n, 0, &used);
+      bytes += used;
+      n -= used;
+      /* What is left is the front of a frame that has not come whole. */
+      if (decoded == DECODED_ALL && n > 0) {
+        if (keep(connection, bytes, n) < 0) return;
+        is_new = 1;
+        n = 0;
+      }
+    }
+    if (used > 0) is_new = 1;
+    if (decoded == DECODED_HELD) {
+      hold(connection, bytes, n);
+      return;
+    }
+    if (decoded == DECODED_BAD) {
+      npi_connection_close(connection, NPI_CLOSE_BAD);
+      return;
+    }
+  }
+  npi_connection_unfinished(connection, connection->carry.bytes != NULL, is_new);
+}
+
+/* Everything that came is in the carry, and nothing will follow. */
+static int finish(struct npi_ingest_connection *connection) {
+  struct npi_ingest_listener *listener = connection->listener;
+  int is_orderly = connection->end == NPI_CONNECTION_FINISHED;
+  size_t used = 0;
+  enum decoded decoded = DECODED_ALL;
+
+  /* After a reset a line without its end is not a line: nobody said that it is whole. */
+  if (connection->carry.bytes)
+    decoded = decode(connection, connection->carry.bytes + connection->carry.begin, npi_carry_size(&connection->carry),
+                     is_orderly, &used);
+  if (decoded == DECODED_HELD) {
+    npi_carry_take(&listener->ingest->pool, &connection->carry, used);
+    npi_connection_wait(connection);
+    return NPI_HELD;
+  }
+  if (decoded == DECODED_ALL && used < npi_carry_size(&connection->carry))
+    npi_ingest_bad_frame(listener, connection, NPI_FRAME_ERROR_TRUNCATED);
+  npi_connection_close(connection, NPI_CLOSE_END);
+  return NPI_DELIVERED;
+}
+
+void npi_ingest_stream_end(struct npi_ingest_connection *connection, int error_number) {
+  connection->end = error_number == 0 ? NPI_CONNECTION_FINISHED : NPI_CONNECTION_BROKEN;
+  if (connection->listener->is_paused && connection->carry.bytes) {
+    npi_connection_wait(connection);
+    return;
+  }
+  finish(connection);
+}
+
+int npi_ingest_stream_resume(struct npi_ingest_connection *connection) {
+  struct npi_ingest *ingest = connection->listener->ingest;
+  enum decoded decoded = DECODED_ALL;
+  size_t used = 0;
+
+  if (connection->end != NPI_CONNECTION_OPEN) return finish(connection);
+  if (connection->carry.bytes) {
+    decoded = decode(connection, connection->carry.bytes + connection->carry.begin, npi_carry_size(&connection->carry),
+                     0, &used);
+    npi_carry_take(&ingest->pool, &connection->carry, used);
+  }
+  if (decoded == DECODED_HELD) return NPI_HELD;
+  if (decoded == DECODED_BAD) {
+    npi_connection_close(connection, NPI_CLOSE_BAD);
+    return NPI_DELIVERED;
+  }
+  npi_link_take_out(&connection->in_waiting);
+  connection->is_waiting = 0;
+  npi_connection_active(connection);
+  npi_connection_unfinished(connection, connection->carry.bytes != NULL, 1);
+  ingest->backend->operations->start(ingest->backend, &connection->source);
+  return NPI_DELIVERED;
+}
