@@ -146,7 +146,7 @@ fail:
 }
 
 static int open_ip(const struct npi_listener_config *config, int reuse_port, struct npi_listener_socket *out) {
-  struct sockaddr_storage address;
+  struct sockaddr_storage address = {0};
   socklen_t length = 0;
   int any = family_of_any(config);
   int status = resolve(config, any, &address, &length);
