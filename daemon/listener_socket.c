@@ -170,12 +170,16 @@ static int open_ip(const struct npi_listener_config *config, int reuse_port, str
   /* Two sockets with SO_REUSEADDR may both bind; the second learns of the first here. */
   if (config->proto == NPI_CONFIG_TCP && listen(out->fd, BACKLOG) != 0) return fail_bind(config, errno);
 
-  length = sizeof address;
-  if (getsockname(out->fd, (struct sockaddr *)&address, &length) != 0) {
+  union {
+    struct sockaddr any;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+  } bound = {.in6 = {0}};
+  length = sizeof bound;
+  if (getsockname(out->fd, &bound.any, &length) != 0) {
     return npi_fail_errno(NP_ERR_SYSTEM, errno, "listener \"%s\": cannot ask for the bound port", config->name);
   }
-  out->port = out->family == AF_INET ? ntohs(((struct sockaddr_in *)&address)->sin_port)
-                                     : ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
+  out->port = ntohs(out->family == AF_INET ? bound.in.sin_port : bound.in6.sin6_port);
   return 0;
 }
 
