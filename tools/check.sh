@@ -130,7 +130,9 @@ stage_clang() {
 
 stage_tidy() {
   [[ -f $build_root/clang/compile_commands.json ]] || build clang clang all
-  files 'lib/*.c' 'daemon/*.c' 'tools/*.c' | xargs -0 -r -n 2 -P "$jobs" clang-tidy --quiet -p "$build_root/clang"
+  # One file a run: clang-tidy 14 mistakes every va_list for uninitialized from the second file on.
+  files 'lib/*.c' 'daemon/*.c' 'tools/*.c' | xargs -0 -r -n 1 -P "$jobs" clang-tidy --quiet -p "$build_root/clang" \
+    2> >(grep -v ' warnings\? generated' >&2)
 }
 
 stage_asan() {

@@ -7,11 +7,11 @@
 #include <stdint.h>
 
 #define NPI_CACHE_LINE 64
-#define NPI_PAGE 4096
+#define NPI_PAGE       4096
 
-#define NPI_LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define NPI_LIKELY(condition)   __builtin_expect(!!(condition), 1)
 #define NPI_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-#define NPI_ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define NPI_ARRAY_COUNT(array)  (sizeof(array) / sizeof((array)[0]))
 
 /* The offset of a field in shared memory is part of the layout version: pin it. */
 #define NPI_ASSERT_OFFSET(type, field, offset) \

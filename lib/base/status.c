@@ -9,7 +9,7 @@ enum { DETAIL_BYTES = 768 };
 
 static _Thread_local char detail[DETAIL_BYTES];
 
-int npi_fail(int status, const char *format, ...) {
+int(npi_fail)(int status, const char *format, ...) {
   char text[DETAIL_BYTES]; /* arguments may point into the detail text itself */
   va_list arguments;
   va_start(arguments, format);
@@ -19,7 +19,7 @@ int npi_fail(int status, const char *format, ...) {
   return status;
 }
 
-int npi_fail_errno(int status, int error_number, const char *format, ...) {
+int(npi_fail_errno)(int status, int error_number, const char *format, ...) {
   char text[DETAIL_BYTES];
   char reason[128];
   va_list arguments;
@@ -31,7 +31,7 @@ int npi_fail_errno(int status, int error_number, const char *format, ...) {
   return status;
 }
 
-int npi_trail(int status, const char *format, ...) {
+int(npi_trail)(int status, const char *format, ...) {
   char context[256];
   char text[DETAIL_BYTES];
   va_list arguments;
@@ -50,11 +50,9 @@ const char *npi_detail(void) {
 const char *npi_status_text(int status) {
   switch (status) {
 #define ROW(name, number, text) \
-  case number:                  \
-    return text;
+  case number: return text;
     NP_STATUS_LIST(ROW)
 #undef ROW
-    default:
-      return "unknown status";
+    default: return "unknown status";
   }
 }

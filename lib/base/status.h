@@ -22,6 +22,14 @@ int npi_fail_errno(int status, int error_number, const char *format, ...) __attr
 /* Puts "context: " in front of the detail text and returns status. */
 int npi_trail(int status, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
+#ifdef __clang_analyzer__
+/* Tells the static analyzer what it cannot see across files: the result is the status that went in, so that
+ * it does not follow a failure as if it were a success. The definitions write (npi_fail) to stay functions. */
+#define npi_fail(status, ...)       ((void)(npi_fail)(status, __VA_ARGS__), (status))
+#define npi_fail_errno(status, ...) ((void)(npi_fail_errno)(status, __VA_ARGS__), (status))
+#define npi_trail(status, ...)      ((void)(npi_trail)(status, __VA_ARGS__), (status))
+#endif
+
 /* This thread's detail text; never NULL, empty before the first failure. */
 const char *npi_detail(void);
 
