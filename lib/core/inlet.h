@@ -28,9 +28,13 @@ struct npi_inlet {
   uint32_t capacity;
   uint64_t taken;    /* position of the next element to take */
   uint64_t returned; /* position of the next return to store */
-  uint16_t *held;    /* by credit: 0 not held, else the element's generation | NPI_HELD; owned by the inlet */
+  /*
+   * By credit: 0 not held, else the element itself, marked. The whole of it, because a credit comes again with
+   * another slot of the same generation: a release of the old event would then be sent, and be a lie.
+   */
+  uint64_t *held; /* owned by the inlet */
 };
-#define NPI_HELD UINT16_C(0x8000)
+#define NPI_ELEMENT_HELD (UINT64_C(1) << NPI_ELEMENT_FLAGS_SHIFT)
 
 struct npi_taken {
   const struct npi_slot_header *header;
@@ -71,7 +75,7 @@ static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, stru
   }
   taken->header = header;
   taken->payload = segment->base + offset + NPI_SLOT_HEADER_BYTES;
-  inlet->held[credit] = (uint16_t)(npi_element_generation(element) | NPI_HELD);
+  inlet->held[credit] = element | NPI_ELEMENT_HELD;
   inlet->taken++;
   return 0;
 }
@@ -79,8 +83,7 @@ static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, stru
 /* Gives an event back. 0, or NP_ERR_MISUSE: not held (given back already, or never taken); nothing happened. */
 static inline int npi_inlet_release(struct npi_inlet *inlet, uint64_t element) {
   uint32_t credit = npi_element_credit(element);
-  if (NPI_UNLIKELY(credit >= inlet->capacity ||
-                   inlet->held[credit] != (uint16_t)(npi_element_generation(element) | NPI_HELD))) {
+  if (NPI_UNLIKELY(credit >= inlet->capacity || inlet->held[credit] != (element | NPI_ELEMENT_HELD))) {
     return NP_ERR_MISUSE;
   }
   inlet->held[credit] = 0;
