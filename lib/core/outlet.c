@@ -35,6 +35,7 @@ void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger,
 static int lie(struct npi_outlet *outlet) {
   outlet->broken = 1;
   outlet->entry->limit = 0; /* nothing more for it; the broker ends the connection */
+  npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_RETURNED], outlet->entry->returned);
   return NPI_OUTLET_LIE;
 }
 
