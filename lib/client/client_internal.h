@@ -77,8 +77,9 @@ struct np_subscriber {
   uint32_t index, version, channel;
   struct npi_link **inlets;
   uint32_t n_inlets, capacity;
-  uint32_t turn;      /* inlet whose turn it is */
-  uint32_t turn_left; /* events before the next one's */
+  uint32_t n_draining; /* inlets whose publisher is gone or closed */
+  uint32_t turn;       /* inlet whose turn it is */
+  uint32_t turn_left;  /* events before the next one's */
   struct npi_endpoint_counters *counters;
   struct np_subscriber *next;
 };
@@ -92,7 +93,7 @@ struct np_client {
   uint32_t index, version, node;
   const uint8_t *registry;
   uint64_t registry_bytes;
-  struct npi_table clients_table, nodes_table, listeners_table;
+  struct npi_table clients_table, nodes_table, listeners_table, connections_table;
   const struct npi_client_record *record;
   uint32_t events_seen;
   uint32_t request;
@@ -118,6 +119,9 @@ struct np_client {
   struct npi_peer *peers;
   struct npi_link **links;
   uint32_t n_links;
+  struct npi_control_frame *deferred; /* CONNECT events that came before the reply which names their endpoint */
+  uint32_t n_deferred;
+  uint32_t opening;
   struct np_publisher *publishers;
   struct np_subscriber *subscribers;
 };
@@ -161,6 +165,16 @@ void npi_link_let_go(struct np_client *client, struct npi_link *link); /* draine
 void npi_link_report_lie(struct np_client *client, struct npi_link *link);
 void npi_link_free(struct np_client *client, struct npi_link *link);
 void npi_links_share_bytes(struct np_client *client);
+
+/*
+ * A request that opens an endpoint: the connections to those who are there already arrive before the reply
+ * that says which index the endpoint has. They are kept; npi_link_adopt_deferred makes them, once the
+ * endpoint is in the client's list, npi_link_drop_deferred forgets them.
+ */
+int npi_link_open_endpoint(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
+                           int64_t timeout_ms);
+void npi_link_adopt_deferred(struct np_client *client);
+void npi_link_drop_deferred(struct np_client *client);
 
 /* memory.c */
 int npi_client_lease(struct np_client *client, uint64_t bytes);

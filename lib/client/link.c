@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connections as a client sees them: made and ended by the broker's events, either end. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "client/client_internal.h"
+#include "wire/channel.h"
+
+/* ---- credit arrays in the ledger --------------------------------------------------------------------- */
+
+/* Offset of arrays for so many credits; UINT64_MAX: the area is used up. */
+static uint64_t credit_arrays_take(struct np_client *client, uint32_t capacity) {
+  unsigned size = (unsigned)__builtin_ctz(capacity);
+  struct npi_credit_block *block = client->credit_blocks[size];
+  if (block != NULL) {
+    uint64_t offset = block->offset;
+    client->credit_blocks[size] = block->next;
+    free(block);
+    return offset;
+  }
+  uint64_t bytes = npi_round_up(npi_credit_arrays_bytes(capacity), NPI_CACHE_LINE) + NPI_CACHE_LINE;
+  if (client->credits_used + bytes > client->pool.ledger.geometry.credits_bytes) return UINT64_MAX;
+  uint64_t offset = client->credits_used;
+  client->credits_used += bytes;
+  return offset;
+}
+
+static void credit_arrays_give(struct np_client *client, uint64_t offset, uint32_t capacity) {
+  struct npi_credit_block *block = malloc(sizeof *block);
+  if (block == NULL) return; /* that piece of the sparse area is not used again */
+  unsigned size = (unsigned)__builtin_ctz(capacity);
+  *block = (struct npi_credit_block){offset, client->credit_blocks[size]};
+  client->credit_blocks[size] = block;
+}
+
+/* ---- table of links ---------------------------------------------------------------------------------- */
+
+static struct npi_link *link_new(struct np_client *client) {
+  struct npi_link *link = calloc(1, sizeof *link);
+  if (link == NULL) return NULL;
+  for (link->slot = 0; link->slot < client->n_links; link->slot++) {
+    if (client->links[link->slot] != NULL) continue;
+    client->links[link->slot] = link;
+    return link;
+  }
+  struct npi_link **links = realloc(client->links, (client->n_links + 16) * sizeof(struct npi_link *));
+  if (links == NULL) {
+    free(link);
+    return NULL;
+  }
+  memset(&links[client->n_links], 0, 16 * sizeof(struct npi_link *));
+  links[link->slot] = link;
+  client->links = links;
+  client->n_links += 16;
+  return link;
+}
+
+static struct npi_link *link_find(struct np_client *client, uint32_t connection, uint32_t version, uint32_t role) {
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    struct npi_link *link = client->links[i];
+    if (link != NULL && link->connection == connection && link->version == version &&
+        (role == 0 || link->role == role)) {
+      return link;
+    }
+  }
+  return NULL;
+}
+
+static void subscriber_remove(struct np_subscriber *subscriber, const struct npi_link *link) {
+  for (uint32_t i = 0; i < subscriber->n_inlets; i++) {
+    if (subscriber->inlets[i] != link) continue;
+    subscriber->inlets[i] = subscriber->inlets[--subscriber->n_inlets];
+    subscriber->n_draining -= link->draining;
+    subscriber->turn = 0;
+    return;
+  }
+}
+
+static int subscriber_add(struct np_subscriber *subscriber, struct npi_link *link) {
+  if (subscriber->n_inlets == subscriber->capacity) {
+    uint32_t capacity = subscriber->capacity == 0 ? 8 : subscriber->capacity * 2;
+    struct npi_link **inlets = realloc(subscriber->inlets, capacity * sizeof(struct npi_link *));
+    if (inlets == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for %u publishers of a channel", capacity);
+    subscriber->inlets = inlets;
+    subscriber->capacity = capacity;
+  }
+  subscriber->inlets[subscriber->n_inlets++] = link;
+  return 0;
+}
+
+void npi_link_free(struct np_client *client, struct npi_link *link) {
+  if (link->role == NPI_ROLE_PUBLISHER) {
+    struct npi_ledger_connection *entry = link->outlet.entry;
+    if (link->np_publisher != NULL) npi_flow_remove(&link->np_publisher->flow, &link->outlet);
+    if (entry != NULL) {
+      credit_arrays_give(client, entry->credits_offset, entry->capacity);
+      memset(entry, 0, sizeof *entry);
+    }
+  } else {
+    if (link->np_subscriber != NULL) {
+      uint64_t missed = npi_load_relaxed_u64(&link->inlet.peer_block->counter[NPI_SUBMISSION_DROPPED]);
+      npi_count_add(&link->np_subscriber->counters->value[NPI_SUBSCRIBER_MISSED_PAST], missed);
+      subscriber_remove(link->np_subscriber, link);
+    }
+    npi_inlet_deinit(&link->inlet);
+  }
+  client->links[link->slot] = NULL;
+  npi_peer_release(client, link->peer);
+  free(link);
+}
+
+/* Each connection's share of this client's memory, so that one stopped subscriber cannot hold all of it. */
+void npi_links_share_bytes(struct np_client *client) {
+  uint64_t n = 0;
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    n += client->links[i] != NULL && client->links[i]->role == NPI_ROLE_PUBLISHER;
+  }
+  if (n == 0) return;
+  uint64_t share = (client->pool.budget_bytes - client->pool.budget_bytes / 4) / n;
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    if (client->links[i] != NULL && client->links[i]->role == NPI_ROLE_PUBLISHER) {
+      client->links[i]->outlet.entry->bytes_limit = share;
+    }
+  }
+}
+
+/* ---- made -------------------------------------------------------------------------------------------- */
+
+static struct npi_ring_block *own_block(struct np_client *client, uint64_t offset, uint32_t capacity) {
+  uint64_t bytes = npi_ring_block_bytes(capacity);
+  if (offset % NPI_CACHE_LINE != 0 || offset < client->rings_offset || bytes > client->page_bytes ||
+      offset > client->page_bytes - bytes) {
+    return NULL;
+  }
+  return (void *)(client->page + offset);
+}
+
+static struct npi_ring_block *peer_block(const struct npi_peer *peer, uint64_t offset, uint32_t capacity) {
+  uint64_t bytes = npi_ring_block_bytes(capacity);
+  if (offset % NPI_CACHE_LINE != 0 || bytes > peer->page_bytes || offset > peer->page_bytes - bytes) return NULL;
+  return (void *)(peer->page + offset);
+}
+
+static int make_outlet(struct np_client *client, struct npi_link *link, const struct npi_control_frame *frame) {
+  struct np_publisher *publisher = client->publishers;
+  while (publisher != NULL && publisher->index != frame->body.connect.endpoint) publisher = publisher->next;
+  if (publisher == NULL) return npi_fail(NP_ERR_NOT_FOUND, "no publisher %u", frame->body.connect.endpoint);
+  uint32_t capacity = frame->body.connect.capacity;
+  struct npi_ring_block *submissions = own_block(client, frame->body.connect.submissions_offset, capacity);
+  struct npi_ring_block *returns = peer_block(link->peer, frame->body.connect.returns_offset, capacity);
+  if (submissions == NULL || returns == NULL) return npi_fail(NP_ERR_PROTOCOL, "ring blocks lie outside their pages");
+  struct npi_ledger_connection *entry = NULL;
+  for (uint32_t i = 0; i < client->pool.ledger.geometry.connections && entry == NULL; i++) {
+    if (client->pool.ledger.connections[i].state == NPI_OUTLET_FREE) entry = &client->pool.ledger.connections[i];
+  }
+  uint64_t offset = entry == NULL ? UINT64_MAX : credit_arrays_take(client, capacity);
+  if (offset == UINT64_MAX) return npi_fail(NP_ERR_LIMIT, "the ledger has no room for another connection");
+  *entry = (struct npi_ledger_connection){.connection = link->connection,
+                                          .version = link->version,
+                                          .publisher = publisher->index,
+                                          .capacity = capacity,
+                                          .limit = frame->body.connect.limit,
+                                          .credits_offset = offset,
+                                          .flags = frame->body.connect.flags,
+                                          .on_full = frame->body.connect.on_full,
+                                          .channel = frame->body.connect.channel,
+                                          .peer = link->peer->client};
+  npi_outlet_init(&link->outlet, &client->pool.ledger, entry, submissions, returns, &link->peer->events_bell);
+  link->np_publisher = publisher;
+  return npi_flow_add(&publisher->flow, &link->outlet);
+}
+
+static int make_inlet(struct np_client *client, struct npi_link *link, const struct npi_control_frame *frame) {
+  struct np_subscriber *subscriber = client->subscribers;
+  while (subscriber != NULL && subscriber->index != frame->body.connect.endpoint) subscriber = subscriber->next;
+  if (subscriber == NULL) return npi_fail(NP_ERR_NOT_FOUND, "no subscriber %u", frame->body.connect.endpoint);
+  uint32_t capacity = frame->body.connect.capacity;
+  const struct npi_ring_block *submissions = peer_block(link->peer, frame->body.connect.submissions_offset, capacity);
+  struct npi_ring_block *returns = own_block(client, frame->body.connect.returns_offset, capacity);
+  if (submissions == NULL || returns == NULL) return npi_fail(NP_ERR_PROTOCOL, "ring blocks lie outside their pages");
+  int status =
+      npi_inlet_init(&link->inlet, returns, submissions, capacity, link->peer->segments, link->peer->n_segments);
+  if (status != 0) return status;
+  link->np_subscriber = subscriber;
+  return subscriber_add(subscriber, link);
+}
+
+static void acknowledge(struct np_client *client, uint32_t connection, uint32_t version) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_ACKNOWLEDGE, 0, 0);
+  frame.body.acknowledge.connection = connection;
+  frame.body.acknowledge.version = version;
+  npi_client_tell(client, &frame); /* a broker that is gone needs none */
+}
+
+/* Which publisher is at the other end: the registry's record of the connection says it. */
+static uint32_t publisher_of(const struct np_client *client, uint32_t connection) {
+  const struct npi_table *table = &client->connections_table;
+  if (connection >= table->count) return NPI_NONE;
+  const struct npi_connection_record *record =
+      (const void *)(client->registry + table->offset + (uint64_t)connection * table->bytes);
+  return record->publisher;
+}
+
+static int endpoint_is_known(const struct np_client *client, const struct npi_control_frame *frame) {
+  uint32_t endpoint = frame->body.connect.endpoint;
+  if (frame->body.connect.role == NPI_ROLE_PUBLISHER) {
+    for (const struct np_publisher *p = client->publishers; p != NULL; p = p->next) {
+      if (p->index == endpoint) return 1;
+    }
+  } else {
+    for (const struct np_subscriber *s = client->subscribers; s != NULL; s = s->next) {
+      if (s->index == endpoint) return 1;
+    }
+  }
+  return 0;
+}
+
+static int defer(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_control_frame *deferred = realloc(client->deferred, (client->n_deferred + 1) * sizeof *deferred);
+  if (deferred == NULL) return 0;
+  deferred[client->n_deferred++] = *frame;
+  client->deferred = deferred;
+  return 1;
+}
+
+/* The connection ended before it was made. */
+static void undefer(struct np_client *client, uint32_t connection, uint32_t version) {
+  for (uint32_t i = 0; i < client->n_deferred; i++) {
+    if (client->deferred[i].body.connect.connection != connection ||
+        client->deferred[i].body.connect.version != version) {
+      continue;
+    }
+    client->deferred[i] = client->deferred[--client->n_deferred];
+    return;
+  }
+}
+
+int npi_link_open_endpoint(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
+                           int64_t timeout_ms) {
+  client->opening = 1;
+  int status = npi_client_request(client, frame, reply, timeout_ms);
+  client->opening = 0;
+  return status;
+}
+
+void npi_link_adopt_deferred(struct np_client *client) {
+  struct npi_control_frame *deferred = client->deferred;
+  uint32_t n = client->n_deferred;
+  client->deferred = NULL;
+  client->n_deferred = 0;
+  for (uint32_t i = 0; i < n; i++) npi_link_make(client, &deferred[i]);
+  free(deferred);
+}
+
+void npi_link_drop_deferred(struct np_client *client) {
+  free(client->deferred);
+  client->deferred = NULL;
+  client->n_deferred = 0;
+}
+
+void npi_link_make(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_peer *peer = npi_peer_find(client, frame->body.connect.peer);
+  uint32_t capacity = frame->body.connect.capacity;
+  struct npi_link *link = NULL;
+  int status = NP_ERR_PROTOCOL;
+  if (client->opening && !endpoint_is_known(client, frame) && defer(client, frame)) return;
+  if (peer != NULL && npi_is_power_of_two(capacity) && capacity >= NPI_RING_CAPACITY_MIN &&
+      capacity <= NPI_CREDITS_MAX && frame->body.connect.limit <= capacity) {
+    link = link_new(client);
+  }
+  if (link != NULL) {
+    link->connection = frame->body.connect.connection;
+    link->version = frame->body.connect.version;
+    link->role = frame->body.connect.role;
+    link->peer = peer;
+    peer->n_connections++;
+    status = link->role == NPI_ROLE_PUBLISHER ? make_outlet(client, link, frame) : make_inlet(client, link, frame);
+    link->publisher = publisher_of(client, link->connection);
+  }
+  if (status != 0) {
+    npi_log(NPI_LOG_ERROR, "connection.refused", "connection=%u peer=%u reason=\"%s\"", frame->body.connect.connection,
+            frame->body.connect.peer, npi_detail());
+    if (link != NULL) npi_link_free(client, link);
+    struct npi_control_frame report;
+    npi_control_init(&report, NPI_CONTROL_REPORT_LIE, 0, 0);
+    report.body.acknowledge.connection = frame->body.connect.connection;
+    report.body.acknowledge.version = frame->body.connect.version;
+    npi_client_tell(client, &report);
+  }
+  npi_links_share_bytes(client);
+}
+
+/* ---- ended ------------------------------------------------------------------------------------------- */
+
+void npi_link_let_go(struct np_client *client, struct npi_link *link) {
+  uint32_t connection = link->connection;
+  uint32_t version = link->version;
+  npi_link_free(client, link);
+  acknowledge(client, connection, version);
+}
+
+void npi_link_report_lie(struct np_client *client, struct npi_link *link) {
+  struct npi_control_frame frame;
+  if (link->lie_reported) return;
+  link->lie_reported = 1;
+  npi_log(NPI_LOG_ERROR, "peer.lied", "connection=%u peer=%u pid=%u name=%s", link->connection, link->peer->client,
+          link->peer->pid, link->peer->name);
+  npi_control_init(&frame, NPI_CONTROL_REPORT_LIE, 0, 0);
+  frame.body.acknowledge.connection = link->connection;
+  frame.body.acknowledge.version = link->version;
+  npi_client_tell(client, &frame);
+}
+
+static void end_outlet(struct np_client *client, struct npi_link *link) {
+  struct np_publisher *publisher = link->np_publisher;
+  int keeps = publisher != NULL && publisher->flow.kind == NPI_CHANNEL_GROUP && !link->outlet.tap;
+  if (publisher != NULL) npi_flow_remove(&publisher->flow, &link->outlet);
+  npi_outlet_take_back(&link->outlet, &client->pool, keeps ? npi_flow_keep : NULL, keeps ? &publisher->flow : NULL);
+  npi_link_let_go(client, link);
+  npi_links_share_bytes(client);
+  if (keeps && publisher->flow.n_waiting > 0) {
+    npi_flow_offer_waiting(&publisher->flow);
+    for (uint32_t i = 0; i < publisher->flow.n_outlets; i++) npi_bell_ring_peer(publisher->flow.outlets[i]->bell);
+  }
+}
+
+void npi_link_end(struct np_client *client, const struct npi_control_frame *frame) {
+  uint32_t reason = frame->body.disconnect.reason;
+  uint32_t role = reason == NPI_REASON_PUBLISHER_CLOSED || reason == NPI_REASON_PUBLISHER_DEAD ? NPI_ROLE_SUBSCRIBER
+                  : reason == NPI_REASON_LIE                                                   ? 0
+                                                                                               : NPI_ROLE_PUBLISHER;
+  struct npi_link *link = link_find(client, frame->body.disconnect.connection, frame->body.disconnect.version, role);
+  if (link == NULL) {
+    undefer(client, frame->body.disconnect.connection, frame->body.disconnect.version);
+    /* Refused or let go already: the broker still waits for the word. */
+    acknowledge(client, frame->body.disconnect.connection, frame->body.disconnect.version);
+    return;
+  }
+  if (link->role == NPI_ROLE_PUBLISHER) {
+    end_outlet(client, link);
+    return;
+  }
+  if (!link->draining && link->np_subscriber != NULL) link->np_subscriber->n_draining++;
+  link->draining = 1;
+  link->cut |= reason == NPI_REASON_LIE;
+  uint64_t element;
+  if (npi_inlet_held(&link->inlet) == 0 && (link->cut || !npi_inlet_look(&link->inlet, &element))) {
+    npi_link_let_go(client, link);
+  }
+}

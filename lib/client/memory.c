@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A client's own segments: leased when loans run dry, trimmed when idle. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "client/client_internal.h"
+#include "os/os_clock.h"
+#include "os/os_memory.h"
+#include "wire/channel.h"
+
+enum {
+  LEASE_TIMEOUT_MS = 2000,
+  REFUSED_NS = 10000000, /* after a refusal, ask again not before */
+  UNCARVE_NS = 10000000, /* walking all records costs: not more often */
+  TRIM_EVERY_NS = 250000000,
+  TRIM_IDLE_NS = 1000000000,
+};
+
+void npi_client_own_segment(struct np_client *client, const struct npi_control_frame *frame, int fd) {
+  uint32_t number = frame->body.segment.number;
+  uint64_t bytes = frame->body.segment.bytes;
+  uint64_t have = 0;
+  void *base = NULL;
+  if (number >= client->pool.ledger.geometry.segments || npi_memory_size(fd, &have) < 0 || have < bytes ||
+      npi_memory_map(fd, 0, bytes, 1, &base) < 0 || npi_memory_populate(base, bytes, 1) < 0 ||
+      npi_pool_add_segment(&client->pool, number, base, bytes, frame->body.segment.node) < 0) {
+    npi_log(NPI_LOG_ERROR, "lease.unusable", "number=%u bytes=%llu reason=\"%s\"", number, (unsigned long long)bytes,
+            npi_detail());
+    npi_memory_unmap(base, bytes);
+    close(fd);
+    return;
+  }
+  client->segment_fds[number] = fd; /* kept: what outlives the broker can be found through it */
+}
+
+int npi_client_lease(struct np_client *client, uint64_t bytes) {
+  struct npi_control_frame frame;
+  struct npi_control_frame reply;
+  npi_control_init(&frame, NPI_CONTROL_LEASE, 0, 0);
+  frame.body.lease.bytes = bytes;
+  int status = npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS);
+  if (status != 0) client->lease_again_ns = npi_clock_monotonic() + REFUSED_NS;
+  return status;
+}
+
+uint32_t npi_client_reap(struct np_client *client) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    struct npi_link *link = client->links[i];
+    if (link == NULL || link->role != NPI_ROLE_PUBLISHER || link->outlet.broken) continue;
+    int reaped = npi_outlet_reap(&link->outlet, &client->pool, link->outlet.entry->capacity);
+    if (reaped > 0) n += (uint32_t)reaped;
+    if (reaped == NPI_OUTLET_LIE) npi_link_report_lie(client, link);
+  }
+  return n;
+}
+
+static void return_segment(struct np_client *client, uint32_t number) {
+  struct npi_control_frame frame;
+  struct npi_control_frame reply;
+  void *base = client->pool.segments[number].base;
+  uint64_t bytes = client->pool.segments[number].bytes;
+  if (npi_pool_remove_segment(&client->pool, number) != 0) return;
+  npi_memory_unmap(base, bytes);
+  close(client->segment_fds[number]);
+  client->segment_fds[number] = -1;
+  npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, 0, 0);
+  frame.body.return_segment.number = number;
+  npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS);
+}
+
+void npi_client_trim(struct np_client *client, uint64_t now_ns) {
+  if (now_ns < client->trim_again_ns) return;
+  client->trim_again_ns = now_ns + TRIM_EVERY_NS;
+  if (client->pool.n_segments <= 1 || client->broker_gone) return;
+  npi_client_reap(client);
+  uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
+  if (number != NPI_NONE) return_segment(client, number);
+}
+
+/* Who holds most of this client's memory: the words of a loan that found nothing. */
+static int say_dry(struct np_client *client, const char *why) {
+  char holders[256] = "nobody";
+  int used = 0;
+  for (int rank = 0; rank < 3; rank++) {
+    struct npi_link *top = NULL;
+    static const uint64_t none = UINT64_MAX;
+    uint64_t below = none;
+    for (int r = 0; r <= rank; r++) {
+      top = NULL;
+      for (uint32_t i = 0; i < client->n_links; i++) {
+        struct npi_link *link = client->links[i];
+        if (link == NULL || link->role != NPI_ROLE_PUBLISHER || link->outlet.entry->bytes_out >= below) continue;
+        if (top == NULL || link->outlet.entry->bytes_out > top->outlet.entry->bytes_out) top = link;
+      }
+      if (top == NULL) break;
+      below = top->outlet.entry->bytes_out;
+    }
+    if (top == NULL || below == 0) break;
+    used += snprintf(holders + used, sizeof holders - (size_t)used, "%s%s (pid %u) %llu bytes in %u events",
+                     rank == 0 ? "" : ", ", top->peer->name, top->peer->pid, (unsigned long long)below,
+                     top->outlet.entry->outstanding);
+    if (used >= (int)sizeof holders - 1) break;
+  }
+  return npi_fail(NP_EMPTY, "no free slot: %llu of %llu bytes are leased and in use; held by %s; %s",
+                  (unsigned long long)client->pool.leased_bytes, (unsigned long long)client->pool.budget_bytes, holders,
+                  why);
+}
+
+/* The list of this class is empty. Cheap ways first; at most one call to the broker. NPI_NONE: none to be had. */
+uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_class) {
+  struct np_client *client = publisher->client;
+  struct npi_pool *pool = &client->pool;
+  if (npi_client_reap(client) > 0) {
+    uint32_t slot = npi_pool_loan(pool, slot_class);
+    if (slot != NPI_NONE) return slot;
+  }
+  if (npi_pool_carve(pool, slot_class) == 0) return npi_pool_loan(pool, slot_class);
+  uint64_t now = npi_clock_monotonic();
+  uint64_t run_bytes = (uint64_t)npi_class_run(slot_class) * NPI_CHUNK_BYTES;
+  const char *why = "the budget is spent: raise memory.per_client, or let subscribers release sooner";
+  if (pool->leased_bytes < pool->budget_bytes && now >= client->lease_again_ns && !client->broker_gone) {
+    /* A quarter more each time: few calls while growing, little too much at the end. */
+    uint64_t bytes = pool->leased_bytes / 4 > run_bytes ? pool->leased_bytes / 4 : run_bytes;
+    if (npi_client_lease(client, bytes) == 0 && npi_pool_carve(pool, slot_class) == 0) {
+      return npi_pool_loan(pool, slot_class);
+    }
+    why = "the broker gave no more";
+  }
+  if (now >= client->uncarve_again_ns) {
+    client->uncarve_again_ns = now + UNCARVE_NS;
+    if (npi_pool_uncarve(pool) > 0 && npi_pool_carve(pool, slot_class) == 0) return npi_pool_loan(pool, slot_class);
+  }
+  uint32_t larger = npi_pool_larger_class(pool, slot_class);
+  if (larger != NPI_NONE) return npi_pool_loan(pool, larger);
+  if (client->broker_gone) why = "the broker is away, so no more can be leased";
+  say_dry(client, why);
+  return NPI_NONE;
+}
+
+void npi_client_memory_free(struct np_client *client) {
+  for (uint32_t i = 0; client->segments != NULL && i < client->pool.ledger.geometry.segments; i++) {
+    npi_memory_unmap(client->segments[i].base, client->segments[i].bytes);
+    if (client->segment_fds != NULL && client->segment_fds[i] >= 0) close(client->segment_fds[i]);
+  }
+  free(client->segments);
+  free(client->segment_fds);
+  client->segments = NULL;
+  client->segment_fds = NULL;
+  for (unsigned i = 0; i < NPI_ARRAY_COUNT(client->credit_blocks); i++) {
+    while (client->credit_blocks[i] != NULL) {
+      struct npi_credit_block *next = client->credit_blocks[i]->next;
+      free(client->credit_blocks[i]);
+      client->credit_blocks[i] = next;
+    }
+  }
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Peers: what other clients' memory this process has mapped, read-only, and for how long. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "client/client_internal.h"
+#include "os/os_memory.h"
+
+struct npi_peer *npi_peer_find(struct np_client *client, uint32_t index) {
+  for (struct npi_peer *peer = client->peers; peer != NULL; peer = peer->next) {
+    if (peer->client == index && !peer->gone) return peer;
+  }
+  return NULL;
+}
+
+void npi_peer_free(struct np_client *client, struct npi_peer *peer) {
+  for (struct npi_peer **link = &client->peers; *link != NULL; link = &(*link)->next) {
+    if (*link != peer) continue;
+    *link = peer->next;
+    break;
+  }
+  for (uint32_t i = 0; peer->segments != NULL && i < peer->n_segments; i++) {
+    npi_memory_unmap((void *)(uintptr_t)peer->segments[i].base, peer->segments[i].bytes);
+  }
+  npi_memory_unmap(peer->page, peer->page_bytes);
+  if (peer->events_fd >= 0) close(peer->events_fd);
+  if (peer->credits_fd >= 0) close(peer->credits_fd);
+  free(peer->segments);
+  free(peer);
+}
+
+void npi_peer_add(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds) {
+  struct npi_peer *peer = npi_peer_find(client, frame->body.peer.client);
+  void *page = NULL;
+  uint64_t bytes = 0;
+  if (peer != NULL) peer->gone = 1; /* an older life of that index, kept until its last connection ends */
+  if (peer != NULL && peer->n_connections == 0) npi_peer_free(client, peer);
+  peer = n_fds == 3 ? calloc(1, sizeof *peer) : NULL;
+  if (peer == NULL) return;
+  peer->events_fd = peer->credits_fd = -1;
+  peer->client = frame->body.peer.client;
+  peer->version = frame->body.peer.client_version;
+  peer->pid = frame->body.peer.pid;
+  memcpy(peer->name, frame->body.peer.name, sizeof peer->name);
+  peer->name[sizeof peer->name - 1] = '\0';
+  peer->page_bytes = frame->body.peer.page_bytes;
+  peer->n_segments = client->pool.ledger.geometry.segments;
+  peer->segments = calloc(peer->n_segments, sizeof *peer->segments);
+  peer->next = client->peers;
+  client->peers = peer;
+  /* A page that its owner could shrink under us would kill us: the seals say that nobody can. */
+  if (peer->segments == NULL || npi_memory_size(fds[0], &bytes) < 0 || bytes < peer->page_bytes ||
+      peer->page_bytes < sizeof(struct npi_page_shm) || !npi_memory_is_sealed(fds[0]) ||
+      npi_memory_map(fds[0], 0, peer->page_bytes, 0, &page) < 0) {
+    npi_log(NPI_LOG_ERROR, "peer.refused", "client=%u pid=%u page_bytes=%llu", peer->client, peer->pid,
+            (unsigned long long)peer->page_bytes);
+    npi_peer_free(client, peer);
+    return;
+  }
+  peer->page = page;
+  peer->events_fd = fds[1];
+  peer->credits_fd = fds[2];
+  fds[1] = fds[2] = -1;
+  const struct npi_page_shm *shm = (const void *)peer->page;
+  peer->events_bell =
+      (struct npi_bell_peer){.shm = &shm->events, .fd = peer->events_fd, .must_fence = !client->membarrier_works};
+  peer->credits_bell =
+      (struct npi_bell_peer){.shm = &shm->credits, .fd = peer->credits_fd, .must_fence = !client->membarrier_works};
+}
+
+void npi_peer_segment(struct np_client *client, const struct npi_control_frame *frame, int fd) {
+  struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
+  uint32_t number = frame->body.segment.number;
+  uint64_t bytes = frame->body.segment.bytes;
+  uint64_t have = 0;
+  void *base = NULL;
+  if (peer == NULL || number >= peer->n_segments || peer->segments[number].base != NULL) return;
+  if (npi_memory_size(fd, &have) < 0 || have < bytes || npi_memory_map(fd, 0, bytes, 0, &base) < 0) {
+    npi_log(NPI_LOG_ERROR, "segment.refused", "client=%u number=%u bytes=%llu have=%llu", peer->client, number,
+            (unsigned long long)bytes, (unsigned long long)have);
+    return;
+  }
+  npi_memory_populate(base, bytes, 0); /* or each page's first event costs a fault; failing is not fatal */
+  peer->segments[number] = (struct npi_segment_view){.base = base, .bytes = bytes};
+}
+
+void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
+  uint32_t number = frame->body.segment.number;
+  if (peer == NULL || number >= peer->n_segments) return;
+  npi_memory_unmap((void *)(uintptr_t)peer->segments[number].base, peer->segments[number].bytes);
+  peer->segments[number] = (struct npi_segment_view){0};
+}
+
+void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version) {
+  struct npi_peer *peer = npi_peer_find(client, index);
+  if (peer == NULL || peer->version != version) return;
+  peer->gone = 1;
+  if (peer->n_connections == 0) npi_peer_free(client, peer);
+}
+
+void npi_peer_release(struct np_client *client, struct npi_peer *peer) {
+  peer->n_connections--;
+  if (peer->n_connections == 0 && peer->gone) npi_peer_free(client, peer);
+}

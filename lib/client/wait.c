@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sleeping and waking (core/doorbell.h has the protocol and why no wake-up is lost). A client has two
+ * doorbells: events, for all its subscribers, and credits, for all its publishers.
+ */
+#include "base/status.h"
+#include "client/client_internal.h"
+#include "os/os_clock.h"
+#include "os/os_wait.h"
+
+enum {
+  SPIN_TURNS = 2000,       /* looks before sleeping: about 20 us */
+  CALM_EVERY_TAKES = 4096, /* looks at the clock while the bell is fenced */
+};
+
+void npi_bell_ring_peer(struct npi_bell_peer *peer) {
+  if (npi_bell_look(peer) && npi_bell_must_ring(peer)) npi_event_ring(peer->fd);
+}
+
+static void go_to_sleep(struct npi_bell *bell) {
+  if (!npi_bell_go_to_sleep(bell)) return;
+  if (npi_membarrier_all() != 0) { /* refused from now on (a filter was installed): fence for ever */
+    bell->always_fenced = 1;
+    npi_fence_full();
+  }
+}
+
+/* ---- events ------------------------------------------------------------------------------------------ */
+
+int npi_subscriber_has(struct np_subscriber *subscriber) {
+  uint64_t element;
+  for (uint32_t i = 0; i < subscriber->n_inlets; i++) {
+    if (!subscriber->inlets[i]->cut && npi_inlet_look(&subscriber->inlets[i]->inlet, &element)) return 1;
+  }
+  return 0;
+}
+
+static int any_subscriber_has(struct np_client *client) {
+  for (struct np_subscriber *s = client->subscribers; s != NULL; s = s->next) {
+    if (npi_subscriber_has(s)) return 1;
+  }
+  return 0;
+}
+
+/* The program sleeps in its own epoll: asleep from now on, and the descriptor readable if something is there. */
+void npi_client_arm_events(struct np_client *client) {
+  npi_event_clear(client->events_fd);
+  go_to_sleep(&client->events_bell);
+  if (any_subscriber_has(client) || npi_client_has_news(client)) {
+    npi_bell_wake_up(&client->events_bell, npi_clock_monotonic());
+    npi_event_ring(client->events_fd);
+  }
+}
+
+/* The bell is not AWAKE: a take after a sleep in the program's epoll, or busy again for a while. */
+void npi_client_bell_attention(struct np_client *client) {
+  if (client->events_bell.state == NPI_BELL_ASLEEP) {
+    npi_bell_wake_up(&client->events_bell, npi_clock_monotonic());
+  } else if (++client->takes_fenced >= CALM_EVERY_TAKES) {
+    client->takes_fenced = 0;
+    npi_bell_calm(&client->events_bell, npi_clock_monotonic());
+  }
+}
+
+static int usable_wait(struct np_subscriber *subscriber, int *found) {
+  if (npi_client_has_news(subscriber->client)) npi_client_news(subscriber->client);
+  *found = npi_subscriber_has(subscriber);
+  return *found;
+}
+
+int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
+  struct np_client *client = subscriber->client;
+  struct npi_bell *bell = &client->events_bell;
+  int found = 0;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  if (usable_wait(subscriber, &found)) return NP_OK;
+  if (timeout_ms == 0) return NP_TIMEOUT;
+  for (int i = 0; i < SPIN_TURNS; i++) {
+    npi_pause();
+    if (npi_subscriber_has(subscriber)) return NP_OK;
+  }
+  uint64_t now = npi_clock_monotonic();
+  uint64_t until = timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
+  npi_bell_calm(bell, now);
+  int status = NP_OK;
+  while (!found) {
+    go_to_sleep(bell);
+    if (usable_wait(subscriber, &found)) break; /* the second look */
+    npi_client_trim(client, now);
+    uint64_t left = until - now;
+    int64_t bound = left < (uint64_t)NPI_SLEEP_BOUND_NS ? (int64_t)left : NPI_SLEEP_BOUND_NS;
+    npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_SLEEPS], 1);
+    int ready = npi_wait_readable(&client->events_fd, 1, bound);
+    if (ready > 0) npi_event_clear(client->events_fd);
+    now = npi_clock_monotonic();
+    npi_bell_wake_up(bell, now);
+    if (ready < 0) status = ready;
+    if (usable_wait(subscriber, &found) || status < 0) break;
+    if (now >= until) {
+      status = NP_TIMEOUT;
+      break;
+    }
+  }
+  if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
+  /* This sleep may have taken a wake-up that another subscriber's epoll is waiting for. */
+  if (client->events_fd_used && any_subscriber_has(client)) npi_event_ring(client->events_fd);
+  return found ? NP_OK : status;
+}
+
+int np_fd(struct np_subscriber *subscriber) {
+  struct np_client *client = subscriber->client;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  client->events_fd_used = 1;
+  npi_client_arm_events(client);
+  return client->events_fd;
+}
+
+/* ---- credits ----------------------------------------------------------------------------------------- */
+
+/* May the loan or publish that met a condition go on? Looks at returns as far as needed. */
+static int may_go_on(struct np_publisher *publisher) {
+  struct np_client *client = publisher->client;
+  if (npi_client_has_news(client)) npi_client_news(client);
+  if (publisher->wants_credit && !npi_flow_may_publish(&publisher->flow, publisher->wanted_class)) return 0;
+  if (publisher->wants_slot) {
+    const struct npi_free_list *list = &client->pool.ledger.header->free[publisher->wanted_class];
+    npi_client_reap(client);
+    if (list->head == NPI_NONE && npi_pool_larger_class(&client->pool, publisher->wanted_class) == NPI_NONE &&
+        (client->pool.leased_bytes >= client->pool.budget_bytes || client->broker_gone ||
+         npi_clock_monotonic() < client->lease_again_ns)) {
+      return 0;
+    }
+  }
+  publisher->wants_credit = publisher->wants_slot = 0;
+  return 1;
+}
+
+/* As npi_client_arm_events, for publishers that met NP_FULL or NP_EMPTY. */
+void npi_client_arm_credits(struct np_client *client) {
+  npi_event_clear(client->credits_fd);
+  go_to_sleep(&client->credits_bell);
+  int ready = npi_client_has_news(client);
+  for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
+    ready = (p->wants_credit && npi_flow_may_publish(&p->flow, p->wanted_class)) ||
+            (p->wants_slot && npi_client_reap(client) > 0);
+  }
+  if (ready) {
+    npi_bell_wake_up(&client->credits_bell, npi_clock_monotonic());
+    npi_event_ring(client->credits_fd);
+  }
+}
+
+int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
+  struct np_client *client = publisher->client;
+  struct npi_bell *bell = &client->credits_bell;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  if (may_go_on(publisher)) return NP_OK;
+  if (timeout_ms == 0) return NP_TIMEOUT;
+  for (int i = 0; i < SPIN_TURNS / 4; i++) {
+    npi_pause();
+    if (may_go_on(publisher)) return NP_OK;
+  }
+  uint64_t now = npi_clock_monotonic();
+  uint64_t until = timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
+  npi_bell_calm(bell, now);
+  int status = NP_TIMEOUT;
+  for (;;) {
+    go_to_sleep(bell);
+    if (may_go_on(publisher)) {
+      status = NP_OK;
+      break;
+    }
+    uint64_t left = until - now;
+    int64_t bound = left < (uint64_t)NPI_SLEEP_BOUND_NS ? (int64_t)left : NPI_SLEEP_BOUND_NS;
+    int ready = npi_wait_readable(&client->credits_fd, 1, bound);
+    if (ready > 0) npi_event_clear(client->credits_fd);
+    now = npi_clock_monotonic();
+    npi_bell_wake_up(bell, now);
+    if (may_go_on(publisher)) {
+      status = NP_OK;
+      break;
+    }
+    if (ready < 0) status = ready;
+    if (ready < 0 || now >= until) break;
+  }
+  if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
+  return status;
+}
+
+int np_publisher_fd(struct np_publisher *publisher) {
+  struct np_client *client = publisher->client;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  client->credits_fd_used = 1;
+  npi_client_arm_credits(client);
+  return client->credits_fd;
+}
