@@ -206,7 +206,7 @@ static int reach_broker(struct np_client *client, const struct np_options *optio
       if (strlen(options->socket_path) >= sizeof path) {
         return npi_fail(NP_ERR_ARGUMENT, "the socket path %s is too long", options->socket_path);
       }
-      strcpy(path, options->socket_path);
+      memcpy(path, options->socket_path, strlen(options->socket_path) + 1);
     } else {
       status = npi_locate_socket(npi_locate_instance(options->instance), path, sizeof path);
     }

@@ -39,9 +39,9 @@ int np_publisher_open(struct np_client *client, const char *channel, const struc
   struct np_publisher *publisher = calloc(1, sizeof *publisher);
   if (publisher == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a publisher");
   publisher->client = client;
-  strcpy(publisher->channel_name, channel);
+  memcpy(publisher->channel_name, channel, strlen(channel) + 1);
   npi_control_init(&frame, NPI_CONTROL_OPEN_PUBLISHER, 0, 0);
-  strcpy(frame.body.open_publisher.channel, channel);
+  memcpy(frame.body.open_publisher.channel, channel, strlen(channel) + 1);
   int status = npi_link_open_endpoint(client, &frame, &reply, OPEN_TIMEOUT_MS);
   if (status == 0 && reply.body.open_publisher_reply.counters >= client->endpoints) {
     status = npi_fail(NP_ERR_PROTOCOL, "the broker named counter row %u of %u",

@@ -31,7 +31,7 @@ int np_subscriber_open(struct np_client *client, const char *channel, const stru
   if (subscriber == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a subscriber");
   subscriber->client = client;
   npi_control_init(&frame, NPI_CONTROL_OPEN_SUBSCRIBER, 0, 0);
-  strcpy(frame.body.open_subscriber.channel, channel);
+  memcpy(frame.body.open_subscriber.channel, channel, strlen(channel) + 1);
   snprintf(frame.body.open_subscriber.name, sizeof frame.body.open_subscriber.name, "%s",
            chosen.name != NULL ? chosen.name : client->record->name);
   frame.body.open_subscriber.on_full = chosen.on_full;
