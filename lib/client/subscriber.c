@@ -120,7 +120,7 @@ static void fill(struct np_event *event, const struct npi_taken *taken, const st
   event->priority = header->priority;
   event->flags = header->flags;
   event->publisher = link->publisher;
-  event->token[0] = element & NPI_ELEMENT_BODY_MASK;
+  event->token[0] = element; /* with its lap: a release names exactly this element */
   event->token[1] = link->slot | (uint64_t)link->version << 32;
 }
 
