@@ -57,6 +57,7 @@ static int attach_registry(struct np_client *client, int fd, uint64_t announced)
   client->registry = address;
   client->registry_bytes = announced;
   const struct npi_registry_header *header = address;
+  /* [registry.attach] acquire: geometry and tables, of which copies are kept. Pairs with [registry.publish]. */
   if (npi_load_acquire_u64(&header->magic) != NPI_MAGIC_REGISTRY || header->layout_version != NPI_LAYOUT_VERSION) {
     return npi_fail(NP_ERR_VERSION,
                     "the broker's shared-memory layout is version %u, this library knows %u: use the same release",

@@ -62,6 +62,7 @@ struct npi_bell_peer {
   uint32_t must_fence; /* this process could not register for membarrier */
 };
 
+/* Going back to FENCED or AWAKE needs no order: a peer that sees it late fences or rings in vain. */
 static inline void npi_bell_store(struct npi_bell *bell, uint32_t state) {
   bell->state = state;
   npi_store_release_u64(&bell->shm->word, (uint64_t)bell->episode << 32 | state);
@@ -83,8 +84,8 @@ static inline int npi_bell_go_to_sleep(struct npi_bell *bell) {
   int from_awake = bell->state == NPI_BELL_AWAKE;
   bell->episode++;
   npi_bell_store(bell, NPI_BELL_ASLEEP);
-  if (from_awake) return 1;
-  npi_fence_full(); /* pairs with the peer's fence in npi_bell_must_ring */
+  if (from_awake) return 1; /* [bell.sleep] comes from the membarrier */
+  npi_fence_full(); /* [bell.sleep] before the second look; pairs with [bell.look], [bell.look-again] */
   return 0;
 }
 
