@@ -21,6 +21,31 @@ int npi_control_send(int socket, struct npi_control_frame *frame, const int *fds
   return npi_socket_send(socket, frame, sizeof *frame, fds, n_fds);
 }
 
+const char *npi_control_type_text(unsigned type) {
+  switch (type) {
+    case NPI_CONTROL_HELLO: return "hello";
+    case NPI_CONTROL_OPEN_PUBLISHER: return "open_publisher";
+    case NPI_CONTROL_CLOSE_PUBLISHER: return "close_publisher";
+    case NPI_CONTROL_OPEN_SUBSCRIBER: return "open_subscriber";
+    case NPI_CONTROL_CLOSE_SUBSCRIBER: return "close_subscriber";
+    case NPI_CONTROL_LEASE: return "lease";
+    case NPI_CONTROL_RETURN_SEGMENT: return "return_segment";
+    case NPI_CONTROL_ACKNOWLEDGE: return "acknowledge";
+    case NPI_CONTROL_GOODBYE: return "goodbye";
+    case NPI_CONTROL_WORKER_READY: return "worker_ready";
+    case NPI_CONTROL_REPORT_LIE: return "report_lie";
+    case NPI_CONTROL_PEER: return "peer";
+    case NPI_CONTROL_SEGMENT: return "segment";
+    case NPI_CONTROL_CONNECT: return "connect";
+    case NPI_CONTROL_DISCONNECT: return "disconnect";
+    case NPI_CONTROL_OWN_SEGMENT: return "own_segment";
+    case NPI_CONTROL_SEGMENT_GONE: return "segment_gone";
+    case NPI_CONTROL_PEER_GONE: return "peer_gone";
+    case NPI_CONTROL_DRAIN: return "drain";
+    default: return "unknown";
+  }
+}
+
 void npi_control_close_fds(int *fds, int n) {
   for (int i = 0; i < n; i++) {
     if (fds[i] >= 0) close(fds[i]);

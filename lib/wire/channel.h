@@ -21,6 +21,9 @@ int npi_control_send(int socket, struct npi_control_frame *frame, const int *fds
  */
 int npi_control_receive(int socket, struct npi_control_frame *frame, int fds[NPI_CONTROL_FDS_MAX], int *n_fds);
 
+/* Name of a frame type for logs; "unknown" for others. */
+const char *npi_control_type_text(unsigned type);
+
 /* Closes n descriptors and sets them to -1. */
 void npi_control_close_fds(int *fds, int n);
 
