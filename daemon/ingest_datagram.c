@@ -15,7 +15,7 @@
 static int decode(struct npi_ingest_listener *listener, const uint8_t *bytes, uint32_t n,
                   const struct npi_held_datagram *from, uint32_t *taken) {
   const struct npi_framing *framing = &listener->config.framing;
-  uint64_t scan_from = 0;
+  uint64_t scan_from = 0, n_published = 0;
 
   while (*taken < n) {
     struct npi_ingest_event event = {.family = from->family, .port = from->port, .time_ns = from->time_ns};
@@ -40,13 +40,13 @@ static int decode(struct npi_ingest_listener *listener, const uint8_t *bytes, ui
     event.topic_bytes = frame.topic_bytes;
     event.priority = (uint8_t)(framing->kind == NPI_FRAMING_EVENTSTREAM ? frame.priority : listener->config.priority);
     memcpy(event.address, from->address, sizeof(event.address));
-    if (npi_ingest_deliver(listener, &event, (int)listener->holds_frame) == NPI_HELD) {
-      listener->holds_frame = 1;
+    if (npi_ingest_deliver(listener, &event, &listener->holds_frame, &n_published) == NPI_HELD) {
+      npi_ingest_count_published(listener, n_published);
       return NPI_HELD;
     }
-    listener->holds_frame = 0;
     *taken += (uint32_t)frame.consumed;
   }
+  npi_ingest_count_published(listener, n_published);
   *taken = n;
   return NPI_DELIVERED;
 }

@@ -6,7 +6,7 @@
  * a connection is stopped when it brings bytes during the pause, which are kept, so that a pause costs nothing for a
  * thousand connections that are silent. What is kept is bounded by what the backend had on its way for each.
  */
-#include "base/log.h"
+#include "base/align.h"
 #include "daemon/ingest_internal.h"
 #include "numapool/status.h"
 
@@ -65,21 +65,40 @@ void npi_ingest_retry(struct npi_ingest_listener *listener) {
   listener->retry_ns = listener->ingest->now_ns + listener->retry_step_ns;
 }
 
-static void settle_hold(struct npi_ingest_listener *listener, int holds) {
-  if (holds)
-    npi_listener_set(listener, NPI_LISTENER_HELD, npi_load_relaxed_u64(&listener->counters[NPI_LISTENER_HELD]) - 1);
+/* A frame that was held is done with: what it counts as now is the caller's to add. */
+static void settle_hold(struct npi_ingest_listener *listener, uint8_t *holds) {
+  if (!*holds) {
+    npi_listener_count(listener, NPI_LISTENER_RECEIVED, 1);
+    return;
+  }
+  *holds = 0;
+  npi_listener_set(listener, NPI_LISTENER_HELD, npi_load_relaxed_u64(&listener->counters[NPI_LISTENER_HELD]) - 1);
 }
 
-/* The frame finds no slot or no credit. */
-static int deliver_nowhere(struct npi_ingest_listener *listener, int result, int holds) {
-  if (listener->config.on_full == NPI_CONFIG_LISTENER_DROP_NEWEST || listener->is_discarding) {
+static int drop(struct npi_ingest_listener *listener, enum npi_counter reason, uint8_t *holds) {
+  settle_hold(listener, holds);
+  npi_listener_count(listener, reason, 1);
+  listener->ingest->sink.skip(listener->ingest->sink.context, listener->index, 1);
+  return NPI_DELIVERED;
+}
+
+/* The frame finds no slot or no credit, or has waited for one. */
+static int deliver_slowly(struct npi_ingest_listener *listener, int result, uint8_t *holds) __attribute__((noinline));
+static int deliver_slowly(struct npi_ingest_listener *listener, int result, uint8_t *holds) {
+  if (result == 0) {
     settle_hold(listener, holds);
-    if (!holds) npi_listener_count(listener, NPI_LISTENER_RECEIVED, 1);
-    npi_listener_count(listener, result == NP_FULL ? NPI_LISTENER_DROPPED_CREDIT : NPI_LISTENER_DROPPED_POOL, 1);
-    listener->ingest->sink.skip(listener->ingest->sink.context, listener->index, 1);
+    npi_listener_count(listener, NPI_LISTENER_PUBLISHED, 1);
+    listener->ingest->has_published = 1;
     return NPI_DELIVERED;
   }
-  if (!holds) {
+  if (result == NP_ERR_TOO_LARGE) {
+    npi_listener_count(listener, NPI_LISTENER_TOO_LARGE, 1);
+    return drop(listener, NPI_LISTENER_DROPPED_POOL, holds);
+  }
+  if (listener->config.on_full == NPI_CONFIG_LISTENER_DROP_NEWEST || listener->is_discarding)
+    return drop(listener, result == NP_FULL ? NPI_LISTENER_DROPPED_CREDIT : NPI_LISTENER_DROPPED_POOL, holds);
+  if (!*holds) {
+    *holds = 1;
     npi_listener_count(listener, NPI_LISTENER_RECEIVED, 1);
     npi_listener_count(listener, NPI_LISTENER_HELD, 1);
   }
@@ -87,24 +106,12 @@ static int deliver_nowhere(struct npi_ingest_listener *listener, int result, int
   return NPI_HELD;
 }
 
-int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, int holds) {
-  struct npi_ingest *ingest = listener->ingest;
-  int result = ingest->sink.publish(ingest->sink.context, listener->index, event);
+int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, uint8_t *holds,
+                       uint64_t *n_published) {
+  const struct npi_ingest_sink *sink = &listener->ingest->sink;
+  int result = sink->publish(sink->context, listener->index, event);
 
-  if (__builtin_expect(result == 0, 1)) {
-    if (!holds) npi_listener_count(listener, NPI_LISTENER_RECEIVED, 1);
-    npi_listener_count(listener, NPI_LISTENER_PUBLISHED, 1);
-    settle_hold(listener, holds);
-    ingest->has_published = 1;
-    return NPI_DELIVERED;
-  }
-  if (result == NP_ERR_TOO_LARGE) {
-    settle_hold(listener, holds);
-    if (!holds) npi_listener_count(listener, NPI_LISTENER_RECEIVED, 1);
-    npi_listener_count(listener, NPI_LISTENER_TOO_LARGE, 1);
-    npi_listener_count(listener, NPI_LISTENER_DROPPED_POOL, 1);
-    ingest->sink.skip(ingest->sink.context, listener->index, 1);
-    return NPI_DELIVERED;
-  }
-  return deliver_nowhere(listener, result, holds);
+  if (NPI_UNLIKELY(result != 0 || *holds)) return deliver_slowly(listener, result, holds);
+  ++*n_published;
+  return NPI_DELIVERED;
 }

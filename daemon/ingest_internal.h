@@ -85,7 +85,7 @@ struct npi_ingest_listener {
   /* on_full: one pause for all of the listener's sources, because they share a publisher */
   uint32_t is_paused;
   uint32_t is_discarding; /* draining, and its time is up: what finds no slot is dropped whatever on_full says */
-  uint32_t holds_frame;   /* the front of held is decoded and counted as held */
+  uint8_t holds_frame;    /* the front of held is decoded and counted as held */
   uint64_t retry_ns;
   uint64_t retry_step_ns;
   struct npi_carry held;          /* datagrams that came while paused: struct npi_held_datagram, bytes */
@@ -173,9 +173,17 @@ static inline void npi_listener_set(struct npi_ingest_listener *listener, enum n
 
 /* ---- ingest_deliver.c: on_full ------------------------------------------------------------------------ */
 enum { NPI_DELIVERED = 0, NPI_HELD = 1 };
-/* Offers a frame. *holds: this frame was counted as held before, or is from now on. NPI_HELD: the listener is paused,
- * the caller keeps the frame and offers it again. */
-int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, int holds);
+/* Offers a frame. *holds: it was counted as held before; or is from now on, with NPI_HELD: the listener is paused, the
+ * caller keeps the frame and offers it again. A frame that is published is added to *n_published; the caller passes the
+ * sum on to npi_ingest_count_published() before it returns: counters are memory that others look at. */
+int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, uint8_t *holds,
+                       uint64_t *n_published);
+static inline void npi_ingest_count_published(struct npi_ingest_listener *listener, uint64_t n) {
+  if (n == 0) return;
+  npi_listener_count(listener, NPI_LISTENER_RECEIVED, n);
+  npi_listener_count(listener, NPI_LISTENER_PUBLISHED, n);
+  listener->ingest->has_published = 1;
+}
 /* Goes on where a pause began; the listener is running afterwards, or paused until later. */
 void npi_ingest_retry(struct npi_ingest_listener *listener);
 void npi_ingest_pause(struct npi_ingest_listener *listener);

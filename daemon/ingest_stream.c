@@ -4,6 +4,7 @@
  * Only a frame that is cut in two passes the connection's carry, and only its own bytes do: when it is complete, the
  * rest of the staging buffer is decoded in place again.
  */
+#include <endian.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -31,65 +32,93 @@ void npi_ingest_bad_frame(struct npi_ingest_listener *listener, const struct npi
   listener->n_bad_unlogged = 0;
 }
 
-static int deliver(struct npi_ingest_connection *connection, const struct npi_frame *frame) {
-  struct npi_ingest_listener *listener = connection->listener;
-  struct npi_ingest_event event = {
-      .payload = frame->payload,
-      .payload_bytes = frame->payload_bytes,
-      .topic = frame->topic,
-      .topic_bytes = frame->topic_bytes,
-      .priority = (uint8_t)(listener->config.framing.kind == NPI_FRAMING_EVENTSTREAM ? frame->priority
-                                                                                     : listener->config.priority),
-      .family = connection->family,
-      .port = connection->port,
-      .time_ns = listener->ingest->time_ns,
-      .connection = connection->number,
-  };
-  int result;
+enum decoded { DECODED_ALL, DECODED_HELD, DECODED_BAD };
 
-  memcpy(event.address, connection->address, sizeof(event.address));
-  result = npi_ingest_deliver(listener, &event, connection->holds_frame);
-  connection->holds_frame = result == NPI_HELD;
-  return result;
+/* The front of a frame with a length prefix that is there whole and right: most of all work on streams. All else,
+ * and every error, is left to the decoder. */
+static inline int next_prefixed(const struct npi_framing *framing, const uint8_t *bytes, size_t n,
+                                struct npi_frame *frame) {
+  uint32_t length;
+
+  if (framing->kind != NPI_FRAMING_LENGTH_PREFIX || framing->prefix_bytes != sizeof(length) ||
+      framing->includes_prefix || n < sizeof(length))
+    return 0;
+  memcpy(&length, bytes, sizeof(length));
+  length = framing->big_endian ? be32toh(length) : le32toh(length);
+  if (length == 0 || length > framing->max_frame || n - sizeof(length) < length) return 0;
+  frame->payload = bytes + sizeof(length);
+  frame->payload_bytes = length;
+  frame->topic = NULL;
+  frame->topic_bytes = 0;
+  frame->consumed = sizeof(length) + length;
+  return 1;
 }
 
-enum decoded { DECODED_ALL, DECODED_HELD, DECODED_BAD };
+static void describe(const struct npi_ingest_connection *connection, struct npi_ingest_event *event) {
+  const struct npi_ingest_listener *listener = connection->listener;
+
+  event->priority = (uint8_t)listener->config.priority;
+  event->family = connection->family;
+  event->port = connection->port;
+  event->time_ns = listener->ingest->time_ns;
+  event->connection = connection->number;
+  memcpy(event->address, connection->address, sizeof(event->address));
+}
 
 /*
  * Delivers the whole frames at the front of bytes. *used: bytes that are done with. is_last: nothing will follow.
- * DECODED_BAD has closed the connection, unless it had ended anyway.
+ * DECODED_HELD: the frame behind them waits, to be decoded again from where it begins.
  */
 static enum decoded decode(struct npi_ingest_connection *connection, const uint8_t *bytes, size_t n, int is_last,
                            size_t *used) {
-  const struct npi_framing *framing = &connection->listener->config.framing;
+  struct npi_ingest_listener *listener = connection->listener;
+  const struct npi_framing *framing = &listener->config.framing;
+  struct npi_ingest_event event; /* what differs between frames is filled in for each */
+  uint64_t n_published = 0;
+  enum decoded decoded = DECODED_ALL;
   size_t at = 0;
 
+  describe(connection, &event);
   for (;;) {
     struct npi_frame frame;
-    enum npi_frame_error error;
-    uint64_t scan_from = connection->scan_from;
-    enum npi_frame_result result = (is_last ? npi_framing_finish : npi_framing_next)(
-        framing, bytes + at, n - at, &scan_from, &frame, &connection->needed, &error);
+    uint64_t scan_from;
 
-    if (result == NPI_FRAME_READY) {
-      if (deliver(connection, &frame) == NPI_HELD) {
-        /* It is decoded again when it is offered again, from the place where it begins. */
-        *used = at;
-        return DECODED_HELD;
+    if (next_prefixed(framing, bytes + at, n - at, &frame)) {
+      scan_from = 0;
+    } else {
+      enum npi_frame_error error;
+      enum npi_frame_result result;
+
+      scan_from = connection->scan_from;
+      result = (is_last ? npi_framing_finish : npi_framing_next)(framing, bytes + at, n - at, &scan_from, &frame,
+                                                                 &connection->needed, &error);
+      if (result == NPI_FRAME_NEED_MORE) {
+        connection->scan_from = scan_from;
+        at += frame.consumed;
+        break;
       }
-      connection->scan_from = scan_from;
-      at += frame.consumed;
-      continue;
+      if (result == NPI_FRAME_BAD) {
+        npi_ingest_bad_frame(listener, connection, error);
+        at = n;
+        decoded = DECODED_BAD;
+        break;
+      }
+      if (framing->kind == NPI_FRAMING_EVENTSTREAM) event.priority = (uint8_t)frame.priority;
     }
-    if (result == NPI_FRAME_BAD) {
-      npi_ingest_bad_frame(connection->listener, connection, error);
-      *used = n;
-      return DECODED_BAD;
+    event.payload = frame.payload;
+    event.payload_bytes = frame.payload_bytes;
+    event.topic = frame.topic;
+    event.topic_bytes = frame.topic_bytes;
+    if (npi_ingest_deliver(listener, &event, &connection->holds_frame, &n_published) == NPI_HELD) {
+      decoded = DECODED_HELD;
+      break;
     }
     connection->scan_from = scan_from;
-    *used = at + frame.consumed;
-    return DECODED_ALL;
+    at += frame.consumed;
   }
+  npi_ingest_count_published(listener, n_published);
+  *used = at;
+  return decoded;
 }
 
 /* Keeps bytes for later. Where there is no memory for them the stream is broken, and that is said. */
@@ -145,8 +174,10 @@ void npi_ingest_stream_bytes(struct npi_ingest_connection *connection, const uin
       decoded = decode(connection, bytes, n, 0, &used);
       bytes += used;
       n -= used;
-      /* What is left is the front of a frame that has not come whole. */
+      /* What is left is the front of a frame that has not come whole. Room for all of it is made at once, where its
+       * length is known: a large frame is not moved again each time the room has doubled. */
       if (decoded == DECODED_ALL && n > 0) {
+        if (connection->needed > n) npi_carry_reserve(pool, &connection->carry, connection->needed);
         if (keep(connection, bytes, n) < 0) return;
         is_new = 1;
         n = 0;
