@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/session.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "daemon/broker.h"
+#include "daemon/reaper.h"
+#include "daemon/requests.h"
+#include "os/os_process.h"
+#include "os/os_socket.h"
+#include "os/os_wait.h"
+#include "wire/channel.h"
+
+enum {
+  QUEUE_FRAMES_MAX = 4096, /* for one client; over it no new work involves it */
+  QUEUE_READ_MAX = 64,     /* a client with more answers and events waiting is not asked for requests */
+  REQUESTS_PER_TURN = 32,  /* of one client, then others have their turn */
+};
+#define HELLO_PATIENCE_NS UINT64_C(10000000000)
+#define UNREACHABLE_NS    UINT64_C(1000000000)
+#define RETRY_NS          UINT64_C(20000000)
+
+struct npi_queued_frame {
+  struct npi_control_frame frame;
+  int fds[NPI_CONTROL_FDS_MAX]; /* copies, ours */
+  int n_fds;
+  struct npi_queued_frame *prev, *next;
+};
+
+/* ---- sending ---- */
+
+static void drop_queue(struct npi_session *session) {
+  struct npi_queued_frame *queued, *after;
+  DL_FOREACH_SAFE(session->queue, queued, after) {
+    DL_DELETE(session->queue, queued);
+    npi_control_close_fds(queued->fds, queued->n_fds);
+    free(queued);
+  }
+  session->n_queued = 0;
+}
+
+/* Sends what waits. 1: the socket is full; < 0: it is at its end. */
+static int flush(struct npi_session *session) {
+  while (session->queue != NULL) {
+    struct npi_queued_frame *first = session->queue;
+    int status = npi_control_send(session->fd, &first->frame, first->fds, first->n_fds);
+    if (status == NP_ERR_LIMIT) {
+      npi_timer_begin(&session->broker->loop, &session->retry, RETRY_NS);
+      return 1;
+    }
+    if (status == NPI_SOCKET_AGAIN) return 1;
+    if (status != 0) return -1;
+    DL_DELETE(session->queue, first);
+    npi_control_close_fds(first->fds, first->n_fds);
+    free(first);
+    session->n_queued--;
+    session->n_sent++;
+  }
+  return 0;
+}
+
+static int enqueue(struct npi_session *session, const struct npi_control_frame *frame, const int *fds, int n_fds) {
+  struct npi_queued_frame *queued = malloc(sizeof *queued);
+  if (queued == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a queued frame");
+  queued->frame = *frame;
+  queued->n_fds = 0;
+  /* The object may be gone before its frame is sent: the queue needs descriptors of its own. */
+  for (int i = 0; i < n_fds; i++) {
+    int copy = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+      npi_control_close_fds(queued->fds, queued->n_fds);
+      free(queued);
+      return npi_fail(NP_ERR_LIMIT, "no descriptor left for a frame that waits; raise LimitNOFILE");
+    }
+    queued->fds[queued->n_fds++] = copy;
+  }
+  DL_APPEND(session->queue, queued);
+  session->n_queued++;
+  return 0;
+}
+
+/* Into the socket, else into the queue. A socket at its end is dealt with when the loop says so. */
+static void put(struct npi_session *session, struct npi_control_frame *frame, const int *fds, int n_fds) {
+  int status = NPI_SOCKET_AGAIN;
+  if (session->fd < 0) return;
+  session->n_put++;
+  if (session->queue == NULL) status = npi_control_send(session->fd, frame, fds, n_fds);
+  if (status == 0) {
+    session->n_sent++;
+    return;
+  }
+  if (status == NPI_SOCKET_END) return;
+  frame->head.n_fds = (uint32_t)n_fds;
+  int queued = enqueue(session, frame, fds, n_fds);
+  if (queued != 0) {
+    npi_log(NPI_LOG_ERROR, "session.frame_lost", "pid=%d type=%u reason=\"%s\"", (int)session->pid, frame->head.type,
+            npi_detail());
+    /* A client that misses a frame cannot be spoken to any more: it must see that, not run on half informed. */
+    shutdown(session->fd, SHUT_RDWR);
+    return;
+  }
+  if (status == NP_ERR_LIMIT) npi_timer_begin(&session->broker->loop, &session->retry, RETRY_NS);
+  npi_session_update_watch(session);
+}
+
+void npi_session_reply(struct npi_session *session, struct npi_control_frame *frame, const int *fds, int n_fds) {
+  put(session, frame, fds, n_fds);
+}
+
+void npi_session_refuse(struct npi_session *session, const struct npi_control_frame *request, int status) {
+  struct npi_control_frame reply;
+  npi_control_init(&reply, (enum npi_control_type)request->head.type, request->head.request, 0);
+  reply.head.status = status;
+  snprintf(reply.body.text, sizeof reply.body.text, "%s", npi_detail());
+  npi_log(NPI_LOG_INFO, "request.refused", "type=%s pid=%d status=%d reason=\"%s\"",
+          npi_request_text(request->head.type), (int)session->pid, status, npi_detail());
+  put(session, &reply, NULL, 0);
+}
+
+void npi_session_event(struct npi_client *client, struct npi_control_frame *frame, const int *fds, int n_fds) {
+  if (client->session == NULL) return;
+  put(client->session, frame, fds, n_fds);
+  /* [control.count] release: the frame is under way before it is counted. Pairs with the client's look at its record. */
+  npi_store_release_u32(&client->broker->registry.clients[client->index].events_sent, ++client->events_sent);
+  npi_event_ring(client->events_fd);
+  npi_event_ring(client->credits_fd);
+}
+
+int npi_session_reachable(const struct npi_client *client) {
+  return client->session != NULL && client->session->state == NPI_SESSION_READY;
+}
+
+int npi_session_check_room(const struct npi_client *client, uint32_t frames) {
+  if (client->session == NULL || client->session->n_queued + frames <= QUEUE_FRAMES_MAX) return 0;
+  npi_registry_count(&client->broker->registry, NPI_BROKER_QUEUE_FULL, 1);
+  return npi_fail(
+      NP_ERR_LIMIT,
+      "client %u (%s, process %d) does not read its control socket: %u messages wait for it; is it stopped?",
+      client->index, client->name, (int)client->pid, client->session->n_queued);
+}
+
+void npi_session_update_watch(struct npi_session *session) {
+  int waits = session->client != NULL && session->client->grant != NULL;
+  int reads = session->state <= NPI_SESSION_READY && !waits && session->n_queued <= QUEUE_READ_MAX;
+  int writes = session->queue != NULL && session->retry.due_ns == 0;
+  npi_watch_change(&session->broker->loop, &session->socket_watch,
+                   (reads ? (uint32_t)EPOLLIN : 0) | (writes ? (uint32_t)EPOLLOUT : 0));
+}
+
+/* ---- ends ---- */
+
+void npi_session_end(struct npi_session *session) {
+  struct npi_broker *broker = session->broker;
+  npi_watch_end(&broker->loop, &session->socket_watch);
+  npi_watch_end(&broker->loop, &session->pid_watch);
+  npi_timer_end(&broker->loop, &session->timer);
+  npi_timer_end(&broker->loop, &session->retry);
+  drop_queue(session);
+  if (session->fd >= 0) close(session->fd);
+  if (session->pidfd >= 0) close(session->pidfd);
+  if (session->client != NULL) session->client->session = NULL;
+  if (session->state == NPI_SESSION_HELLO || session->state == NPI_SESSION_LAST_WORDS) broker->n_newcomers--;
+  DL_DELETE(broker->sessions, session);
+  broker->n_sessions--;
+  free(session);
+}
+
+/* The session, and with it the client if it is one, is over. */
+static void over(struct npi_session *session, enum npi_gone_reason reason) {
+  struct npi_client *client = session->client;
+  struct npi_broker *broker = session->broker;
+  npi_session_end(session);
+  if (client != NULL) npi_reap(broker, client, reason);
+}
+
+static void lose_socket(struct npi_session *session) {
+  struct npi_broker *broker = session->broker;
+  int dead = npi_process_is_dead(session->pidfd) == 1;
+  if (session->client == NULL || dead) {
+    over(session, NPI_GONE_DIED);
+    return;
+  }
+  npi_leases_cancel(session->client);
+  npi_watch_end(&broker->loop, &session->socket_watch);
+  npi_timer_end(&broker->loop, &session->retry);
+  drop_queue(session);
+  close(session->fd);
+  session->fd = -1;
+  session->state = NPI_SESSION_UNREACHABLE;
+  npi_timer_begin(&broker->loop, &session->timer, UNREACHABLE_NS);
+  npi_leases_progress(broker); /* nobody waits for a socket that is gone */
+}
+
+static void on_timer(struct npi_timer *timer) {
+  struct npi_session *session = timer->owner;
+  if (session->state == NPI_SESSION_UNREACHABLE) {
+    npi_log(NPI_LOG_WARNING, "client.unreachable",
+            "client=%u name=%s pid=%d reason=\"it closed its control socket without a goodbye and still runs; "
+            "it keeps its memory until it ends\"",
+            session->client->index, session->client->name, (int)session->pid);
+    return;
+  }
+  npi_log(NPI_LOG_WARNING, "session.silent", "pid=%d reason=\"no hello within 10 s\"", (int)session->pid);
+  over(session, NPI_GONE_DIED);
+}
+
+static void on_death(struct npi_watch *watch, uint32_t events) {
+  (void)events;
+  over(watch->owner, NPI_GONE_DIED);
+}
+
+/* ---- receiving ---- */
+
+static void reject_frame(struct npi_session *session, const char *what) {
+  npi_registry_count(&session->broker->registry, NPI_BROKER_PROTOCOL_ERRORS, 1);
+  npi_log(NPI_LOG_WARNING, "session.protocol_error", "pid=%d uid=%u client=%s reason=\"%s\"", (int)session->pid,
+          (unsigned)session->uid, session->client != NULL ? session->client->name : "-", what);
+}
+
+/* 0 go on reading; else the session may be gone, or has nothing more to say now. */
+static int receive_one(struct npi_session *session) {
+  struct npi_control_frame frame;
+  int fds[NPI_CONTROL_FDS_MAX];
+  int n_fds = 0;
+  int status = npi_control_receive(session->fd, &frame, fds, &n_fds);
+  if (status == NPI_SOCKET_AGAIN) return 1;
+  if (status == NPI_SOCKET_END) {
+    lose_socket(session);
+    return 1;
+  }
+  if (status == NP_ERR_LIMIT) { /* we have no descriptor left: not the peer's fault, if it sent one at all */
+    npi_log(NPI_LOG_ERROR, "session.no_descriptor", "pid=%d reason=\"%s\"", (int)session->pid, npi_detail());
+    over(session, NPI_GONE_EVICTED);
+    return 1;
+  }
+  if (status == NP_ERR_VERSION && session->state == NPI_SESSION_HELLO) {
+    npi_request_refuse_hello(session, &frame, status);
+    return 1;
+  }
+  if (status < 0) {
+    reject_frame(session, npi_detail());
+    over(session, NPI_GONE_EVICTED);
+    return 1;
+  }
+  if (n_fds > 0) {
+    npi_control_close_fds(fds, n_fds);
+    reject_frame(session, "descriptors came with a request: none has any");
+    over(session, NPI_GONE_EVICTED);
+    return 1;
+  }
+  enum npi_request_result result = npi_request_handle(session, &frame);
+  if (result == NPI_REQUEST_BROKEN) {
+    reject_frame(session, npi_detail());
+    over(session, NPI_GONE_EVICTED);
+    return 1;
+  }
+  if (result == NPI_REQUEST_GOODBYE) {
+    over(session, NPI_GONE_GOODBYE);
+    return 1;
+  }
+  if (result == NPI_REQUEST_REFUSED_FOR_GOOD) return 1;
+  return 0;
+}
+
+static void on_socket(struct npi_watch *watch, uint32_t events) {
+  struct npi_session *session = watch->owner;
+  struct npi_broker *broker = session->broker;
+  if ((events & EPOLLOUT) != 0 || (session->queue != NULL && session->retry.due_ns == 0)) {
+    int status = flush(session);
+    if (status < 0 && (events & EPOLLIN) == 0) {
+      lose_socket(session);
+      return;
+    }
+    if (status == 0 && session->state == NPI_SESSION_LAST_WORDS) {
+      over(session, NPI_GONE_EVICTED);
+      return;
+    }
+    npi_session_update_watch(session);
+  }
+  if ((watch->events & EPOLLIN) != 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+    for (int i = 0; i < REQUESTS_PER_TURN; i++) {
+      if (receive_one(session) != 0) goto progress; /* session may be freed */
+      if ((session->socket_watch.events & EPOLLIN) == 0) goto progress;
+    }
+  } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
+    lose_socket(session);
+  }
+progress:
+  npi_leases_progress(broker);
+}
+
+static void on_retry(struct npi_timer *timer) {
+  struct npi_session *session = timer->owner;
+  struct npi_broker *broker = session->broker;
+  if (flush(session) >= 0) npi_session_update_watch(session);
+  npi_leases_progress(broker);
+}
+
+int npi_session_begin(struct npi_broker *broker, int fd) {
+  int status;
+  struct npi_session *session = calloc(1, sizeof *session);
+  if (session == NULL) {
+    close(fd);
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a session");
+  }
+  session->broker = broker;
+  session->state = NPI_SESSION_HELLO;
+  session->fd = fd;
+  session->pidfd = -1;
+  npi_watch_init(&session->socket_watch, on_socket, session);
+  npi_watch_init(&session->pid_watch, on_death, session);
+  npi_timer_init(&session->timer, on_timer, session);
+  npi_timer_init(&session->retry, on_retry, session);
+  DL_APPEND(broker->sessions, session);
+  broker->n_sessions++;
+  broker->n_newcomers++;
+  status = npi_process_pidfd_of_peer(fd, &session->pidfd, &session->pid, &session->uid, &session->gid);
+  if (status == 0) status = npi_watch_begin(&broker->loop, &session->socket_watch, fd, EPOLLIN);
+  if (status == 0) status = npi_watch_begin(&broker->loop, &session->pid_watch, session->pidfd, EPOLLIN);
+  if (status != 0) {
+    npi_session_end(session);
+    return status;
+  }
+  npi_timer_begin(&broker->loop, &session->timer, HELLO_PATIENCE_NS);
+  return 0;
+}

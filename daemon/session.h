@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One control connection: HELLO -> READY -> gone.
+ *
+ * A session is a socket, the peer's pidfd, and a queue for frames that the socket has no room for. Death is
+ * the pidfd becoming readable. A socket that ends while the process lives proves nothing (it may have been
+ * closed by accident, while the memory is in use): the client is then unreachable, and keeps what it has.
+ */
+#ifndef NPI_DAEMON_SESSION_H
+#define NPI_DAEMON_SESSION_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "daemon/loop.h"
+#include "wire/protocol.h"
+
+struct npi_broker;
+struct npi_client;
+struct npi_queued_frame;
+
+enum npi_session_state {
+  NPI_SESSION_HELLO,       /* has not said who it is */
+  NPI_SESSION_READY,       /* is a client */
+  NPI_SESSION_UNREACHABLE, /* its socket has ended, its process lives */
+  NPI_SESSION_LAST_WORDS,  /* was refused; ends when that answer is out */
+};
+
+struct npi_session {
+  struct npi_broker *broker;
+  enum npi_session_state state;
+  int fd, pidfd;
+  pid_t pid;
+  uid_t uid;
+  gid_t gid;
+  struct npi_watch socket_watch, pid_watch;
+  struct npi_timer timer; /* HELLO: patience; UNREACHABLE: when to report it */
+  struct npi_timer retry; /* too many descriptors were in flight */
+  struct npi_client *client;
+  struct npi_queued_frame *queue; /* head; utlist */
+  uint32_t n_queued;
+  uint64_t n_put, n_sent; /* frames given to the session, and those that are in the socket */
+  struct npi_session *prev, *next;
+};
+
+/* Takes over a fresh socket. On failure it is closed. */
+int npi_session_begin(struct npi_broker *broker, int fd);
+
+/* Closes all of it; the client, if there is one, is not touched but has no session any more. */
+void npi_session_end(struct npi_session *session);
+
+/* An answer: frame's head has type, request and status. fds stay the caller's. */
+void npi_session_reply(struct npi_session *session, struct npi_control_frame *frame, const int *fds, int n_fds);
+
+/* The answer that a request failed, with the detail text of this thread. */
+void npi_session_refuse(struct npi_session *session, const struct npi_control_frame *request, int status);
+
+/* An event for a client: sent or queued, then counted in its record, then its doorbells are rung. */
+void npi_session_event(struct npi_client *client, struct npi_control_frame *frame, const int *fds, int n_fds);
+
+/*
+ * 0: new work may involve this client. NP_ERR_LIMIT: it does not read its socket and enough is waiting for it.
+ * Never an answer to what must be said all the same (disconnects).
+ */
+int npi_session_check_room(const struct npi_client *client, uint32_t frames);
+
+/* Whether its socket can be reached at all. */
+int npi_session_reachable(const struct npi_client *client);
+
+/* Requests of the peer are read (again), or left in the socket while one of them waits to be answered. */
+void npi_session_update_watch(struct npi_session *session);
+
+#endif

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "daemon/workers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "daemon/broker.h"
+#include "daemon/channels.h"
+#include "daemon/session.h"
+#include "daemon/worker_setup.h"
+#include "os/os_clock.h"
+#include "wire/channel.h"
+
+#define BACK_OFF_MIN_NS UINT64_C(100000000)
+#define BACK_OFF_MAX_NS UINT64_C(5000000000)
+/* A worker that ran this long was fine: the next restart is quick again. */
+#define FINE_AFTER_NS UINT64_C(30000000000)
+
+static void restart_worker(struct npi_timer *timer);
+
+/* ---- listeners ---- */
+
+static const char *framing_text(uint32_t kind) {
+  static const char *const texts[NPI_FRAMING_KIND_COUNT] = {[NPI_FRAMING_DATAGRAM] = "datagram",
+                                                            [NPI_FRAMING_NEWLINE] = "newline",
+                                                            [NPI_FRAMING_LENGTH_PREFIX] = "length_prefix",
+                                                            [NPI_FRAMING_FIXED] = "fixed",
+                                                            [NPI_FRAMING_SYSLOG] = "syslog",
+                                                            [NPI_FRAMING_EVENTSTREAM] = "eventstream"};
+  return kind < NPI_FRAMING_KIND_COUNT ? texts[kind] : "unknown";
+}
+
+static void set_listener_state(struct npi_broker *broker, uint32_t index, enum npi_listener_state state) {
+  npi_store_release_u32(&broker->registry.listeners[index].state, state);
+}
+
+static void show_listener(struct npi_broker *broker, uint32_t index, const struct npi_channel *channel, uint32_t port) {
+  const struct npi_listener_config *config = broker->workers.listeners[index].config;
+  struct npi_listener_record *record = &broker->registry.listeners[index];
+  record->version = 1;
+  record->channel = channel->index;
+  record->protocol = (uint32_t)config->proto;
+  record->on_full = (uint32_t)config->on_full;
+  record->port = port;
+  npi_registry_copy_name(record->name, sizeof record->name, config->name, sizeof config->name);
+  snprintf(record->address, sizeof record->address, "%s",
+           npi_config_proto_is_unix(config->proto) ? config->path : config->address);
+  snprintf(record->framing, sizeof record->framing, "%s", framing_text(config->framing.kind));
+  set_listener_state(broker, index, NPI_LISTENER_STARTING);
+}
+
+/*
+ * With several workers each has a socket of its own on the same address, and the kernel spreads connections and
+ * senders. A multicast group would reach every one of them, and a Unix path belongs to one: those go to one worker.
+ */
+static int open_listener(struct npi_broker *broker, uint32_t index) {
+  struct npi_workers *workers = &broker->workers;
+  struct npi_listener *listener = &workers->listeners[index];
+  struct npi_listener_config config = broker->config->listeners[index];
+  struct npi_channel *channel;
+  listener->config = &broker->config->listeners[index];
+  listener->sockets = calloc(workers->n_workers, sizeof *listener->sockets);
+  listener->kernel_drops = calloc(workers->n_workers, sizeof *listener->kernel_drops);
+  if (listener->sockets == NULL || listener->kernel_drops == NULL) {
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for listener \"%s\"", config.name);
+  }
+  for (uint32_t i = 0; i < workers->n_workers; i++) listener->sockets[i].fd = -1;
+  int status = npi_channel_find(broker, config.channel, &channel);
+  if (status != 0) return npi_trail(status, "listener \"%s\"", config.name);
+
+  int single = npi_config_proto_is_unix(config.proto) || config.multicast.group[0] != '\0';
+  uint32_t first = single ? index % workers->n_workers : 0;
+  uint32_t last = single ? first : workers->n_workers - 1;
+  for (uint32_t i = first; i <= last; i++) {
+    status = npi_listener_socket_open(&config, last > first, &listener->sockets[i]);
+    if (status != 0) return status;
+    config.port = listener->sockets[i].port; /* where the kernel chose one, the others share it */
+    workers->workers[i].n_listeners++;
+  }
+  char text[256];
+  npi_listener_socket_describe(&config, text, sizeof text);
+  npi_log(NPI_LOG_INFO, "listener.open", "listener=%s socket=\"%s\" channel=%s framing=%s sockets=%u", config.name,
+          text, config.channel, framing_text(config.framing.kind), last - first + 1);
+  show_listener(broker, index, channel, config.port);
+  return 0;
+}
+
+int npi_workers_init(struct npi_broker *broker) {
+  struct npi_workers *workers = &broker->workers;
+  const struct npi_config *config = broker->config;
+  if (config->n_listeners == 0) return 0;
+  workers->n_workers = broker->topology.n_nodes * config->ingest.workers_per_node;
+  workers->workers = calloc(workers->n_workers, sizeof *workers->workers);
+  workers->listeners = calloc(config->n_listeners, sizeof *workers->listeners);
+  if (workers->workers == NULL || workers->listeners == NULL) {
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for listeners and workers");
+  }
+  for (uint32_t i = 0; i < workers->n_workers; i++) {
+    struct npi_worker *worker = &workers->workers[i];
+    worker->broker = broker;
+    worker->number = i;
+    worker->node = i % broker->topology.n_nodes;
+    worker->back_off_ns = BACK_OFF_MIN_NS;
+    npi_timer_init(&worker->restart, restart_worker, worker);
+  }
+  for (uint32_t i = 0; i < config->n_listeners; i++) {
+    workers->n_listeners = i + 1;
+    int status = open_listener(broker, i);
+    if (status != 0) return status;
+  }
+  return 0;
+}
+
+static void set_worker_listeners(const struct npi_worker *worker, enum npi_listener_state state, int restarted) {
+  struct npi_broker *broker = worker->broker;
+  for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
+    struct npi_listener_record *record = &broker->registry.listeners[i];
+    if (broker->workers.listeners[i].sockets[worker->number].fd < 0) continue;
+    if (restarted) npi_store_relaxed_u32(&record->restarts, npi_load_relaxed_u32(&record->restarts) + 1);
+    set_listener_state(broker, i, state);
+  }
+}
+
+/* ---- processes ---- */
+
+/* The setup in a memfd; the sockets keep their numbers in the child. */
+static int write_setup(const struct npi_worker *worker, int *fd) {
+  const struct npi_broker *broker = worker->broker;
+  const struct npi_config *config = broker->config;
+  size_t bytes = sizeof(struct npi_worker_setup) + worker->n_listeners * sizeof(struct npi_worker_listener);
+  struct npi_worker_setup *setup = calloc(1, bytes);
+  *fd = -1;
+  if (setup == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a worker's setup");
+  setup->version = NPI_WORKER_SETUP_VERSION;
+  setup->listener_bytes = sizeof(struct npi_worker_listener);
+  memcpy(setup->instance, config->instance, sizeof setup->instance);
+  memcpy(setup->control_path, broker->socket_path, sizeof setup->control_path);
+  setup->node = broker->topology.node[worker->node].id;
+  setup->cpu = config->ingest.pin == NPI_CONFIG_PIN_OFF ? NPI_WORKER_CPU_ANY : NPI_WORKER_CPU_NODE;
+  setup->worker = worker->number;
+  setup->backend = (uint32_t)config->ingest.backend;
+  setup->staging_buffers = config->ingest.staging_buffers;
+  setup->staging_bytes = config->ingest.staging_bytes;
+  setup->log_level = (uint32_t)config->log_level;
+  setup->drain_timeout_ms = config->drain_timeout_ms;
+  for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
+    const struct npi_listener *listener = &broker->workers.listeners[i];
+    if (listener->sockets[worker->number].fd < 0) continue;
+    struct npi_worker_listener *to = &setup->listener[setup->n_listeners++];
+    to->config = *listener->config;
+    to->config.port = listener->sockets[worker->number].port;
+    to->fd = listener->sockets[worker->number].fd;
+    to->registry_index = i;
+    to->kernel_drops_before = listener->kernel_drops[worker->number];
+  }
+  int made = memfd_create("numapool.worker-setup", MFD_CLOEXEC);
+  int status = 0;
+  if (made < 0 || write(made, setup, bytes) != (ssize_t)bytes) {
+    status = npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot write the setup of ingest worker %u", worker->number);
+  }
+  free(setup);
+  if (status != 0 && made >= 0) close(made);
+  if (status == 0) *fd = made;
+  return status;
+}
+
+static void keep_over_exec(int fd) {
+  int flags = fcntl(fd, F_GETFD);
+  if (flags >= 0) fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC);
+}
+
+static void become_worker(const struct npi_worker *worker, int setup_fd) {
+  char option[40], name[] = "numapoold";
+  sigset_t none;
+  keep_over_exec(setup_fd);
+  for (uint32_t i = 0; i < worker->broker->workers.n_listeners; i++) {
+    int fd = worker->broker->workers.listeners[i].sockets[worker->number].fd;
+    if (fd >= 0) keep_over_exec(fd);
+  }
+  /* A group of its own: Ctrl-C at the terminal is for the broker, which then drains its workers. */
+  setpgid(0, 0);
+  signal(SIGPIPE, SIG_DFL);
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  snprintf(option, sizeof option, "--ingest-worker=%d", setup_fd);
+  execv("/proc/self/exe", (char *const[]){name, option, NULL});
+  _exit(127);
+}
+
+static int start_worker(struct npi_worker *worker) {
+  int setup_fd;
+  int status = write_setup(worker, &setup_fd);
+  if (status != 0) return status;
+  pid_t pid = fork();
+  if (pid == 0) become_worker(worker, setup_fd);
+  int error = errno;
+  close(setup_fd);
+  if (pid < 0) return npi_fail_errno(NP_ERR_SYSTEM, error, "cannot start ingest worker %u", worker->number);
+  worker->pid = pid;
+  worker->ready = 0;
+  worker->started_ns = npi_clock_monotonic();
+  npi_log(NPI_LOG_INFO, "worker.started", "worker=%u pid=%d node=%d listeners=%u", worker->number, (int)pid,
+          worker->broker->topology.node[worker->node].id, worker->n_listeners);
+  return 0;
+}
+
+int npi_workers_start(struct npi_broker *broker) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    if (broker->workers.workers[i].n_listeners == 0) continue;
+    int status = start_worker(&broker->workers.workers[i]);
+    if (status != 0) return status;
+  }
+  return 0;
+}
+
+static void restart_worker(struct npi_timer *timer) {
+  struct npi_worker *worker = timer->owner;
+  struct npi_broker *broker = worker->broker;
+  if (broker->draining) return;
+  npi_registry_count(&broker->registry, NPI_BROKER_WORKER_RESTARTS, 1);
+  set_worker_listeners(worker, NPI_LISTENER_STARTING, 1);
+  if (start_worker(worker) == 0) return;
+  npi_log(NPI_LOG_ERROR, "worker.not_started", "worker=%u reason=\"%s\"", worker->number, npi_detail());
+  npi_timer_begin(&broker->loop, &worker->restart, worker->back_off_ns);
+}
+
+static void worker_ended(struct npi_worker *worker, int how) {
+  struct npi_broker *broker = worker->broker;
+  int killed = WIFSIGNALED(how), code = killed ? WTERMSIG(how) : WEXITSTATUS(how);
+  pid_t pid = worker->pid;
+  int was_ready = worker->ready;
+  worker->pid = 0;
+  worker->ready = 0;
+  set_worker_listeners(worker, NPI_LISTENER_DOWN, 0);
+  npi_log(broker->draining && how == 0 ? NPI_LOG_INFO : NPI_LOG_WARNING, "worker.ended", "worker=%u pid=%d %s=%d",
+          worker->number, (int)pid, killed ? "signal" : "status", code);
+  if (broker->draining) {
+    npi_broker_drained(broker);
+    return;
+  }
+  if (!was_ready && !broker->ready && !killed) {
+    npi_broker_fail(broker, npi_fail(NP_ERR_SYSTEM,
+                                     "ingest worker %u could not start (it ended with status %d; its "
+                                     "own lines above say why)",
+                                     worker->number, code));
+    return;
+  }
+  if (npi_clock_monotonic() - worker->started_ns > FINE_AFTER_NS) worker->back_off_ns = BACK_OFF_MIN_NS;
+  npi_timer_begin(&broker->loop, &worker->restart, worker->back_off_ns);
+  worker->back_off_ns = worker->back_off_ns * 2 < BACK_OFF_MAX_NS ? worker->back_off_ns * 2 : BACK_OFF_MAX_NS;
+}
+
+void npi_workers_child_ended(struct npi_broker *broker) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    struct npi_worker *worker = &broker->workers.workers[i];
+    int how;
+    if (worker->pid != 0 && waitpid(worker->pid, &how, WNOHANG) == worker->pid) worker_ended(worker, how);
+  }
+}
+
+/* ---- what the broker asks ---- */
+
+uint32_t npi_workers_number(const struct npi_broker *broker, pid_t pid) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    if (broker->workers.workers[i].pid == pid) return i;
+  }
+  return NPI_NONE;
+}
+
+void npi_workers_ready(struct npi_broker *broker, pid_t pid, uint32_t backend) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    struct npi_worker *worker = &broker->workers.workers[i];
+    if (worker->pid != pid || worker->ready) continue;
+    worker->ready = 1;
+    set_worker_listeners(worker, NPI_LISTENER_LISTENING, 0);
+    npi_log(NPI_LOG_INFO, "worker.serving", "worker=%u pid=%d backend=%s", worker->number, (int)pid,
+            backend == 1 ? "io_uring" : "epoll");
+    npi_broker_check_ready(broker);
+  }
+}
+
+int npi_workers_all_ready(const struct npi_broker *broker) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    if (broker->workers.workers[i].n_listeners > 0 && !broker->workers.workers[i].ready) return 0;
+  }
+  return 1;
+}
+
+uint32_t npi_workers_running(const struct npi_broker *broker) {
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) n += broker->workers.workers[i].pid != 0;
+  return n;
+}
+
+/* A socket counts its drops from its beginning; the next worker must not count again what this one has. */
+void npi_workers_remember(struct npi_broker *broker, const struct npi_client *client) {
+  const struct npi_listener_counters *counters =
+      (const struct npi_listener_counters *)(const void *)(client->page + broker->registry.page_listeners_offset);
+  if (client->worker >= broker->workers.n_workers) return;
+  for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
+    broker->workers.listeners[i].kernel_drops[client->worker] +=
+        (uint32_t)npi_load_relaxed_u64(&counters[i].value[NPI_LISTENER_DROPPED_KERNEL]);
+  }
+}
+
+void npi_workers_drain(struct npi_broker *broker) {
+  for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
+    struct npi_worker *worker = &broker->workers.workers[i];
+    npi_timer_end(&broker->loop, &worker->restart);
+    if (worker->pid != 0 && !worker->ready) kill(worker->pid, SIGKILL); /* it holds nothing yet */
+  }
+  for (uint32_t i = 0; i < broker->registry.n_clients; i++) {
+    struct npi_client *client = broker->clients[i];
+    struct npi_control_frame frame;
+    if (client == NULL || client->kind != NPI_CLIENT_WORKER || !npi_session_reachable(client)) continue;
+    npi_control_init(&frame, NPI_CONTROL_DRAIN, 0, 0);
+    npi_session_event(client, &frame, NULL, 0);
+  }
+}
+
+void npi_workers_deinit(struct npi_broker *broker) {
+  struct npi_workers *workers = &broker->workers;
+  for (uint32_t i = 0; i < workers->n_workers; i++) {
+    struct npi_worker *worker = &workers->workers[i];
+    npi_timer_end(&broker->loop, &worker->restart);
+    if (worker->pid == 0) continue;
+    npi_log(NPI_LOG_WARNING, "worker.killed", "worker=%u pid=%d", worker->number, (int)worker->pid);
+    kill(worker->pid, SIGKILL);
+    waitpid(worker->pid, NULL, 0);
+  }
+  for (uint32_t i = 0; i < workers->n_listeners; i++) {
+    struct npi_listener *listener = &workers->listeners[i];
+    for (uint32_t k = 0; listener->sockets != NULL && k < workers->n_workers; k++) {
+      npi_listener_socket_close(&listener->sockets[k]);
+    }
+    free(listener->sockets);
+    free(listener->kernel_drops);
+  }
+  free(workers->workers);
+  free(workers->listeners);
+  memset(workers, 0, sizeof *workers);
+}
