@@ -62,9 +62,9 @@ struct npi_bell_peer {
   uint32_t must_fence; /* this process could not register for membarrier */
 };
 
-/* Going back to FENCED or AWAKE needs no order: a peer that sees it late fences or rings in vain. */
 static inline void npi_bell_store(struct npi_bell *bell, uint32_t state) {
   bell->state = state;
+  /* Only ASLEEP needs more, which its caller adds: a peer that misses the way back fences or rings in vain. */
   npi_store_release_u64(&bell->shm->word, (uint64_t)bell->episode << 32 | state);
 }
 
@@ -85,7 +85,7 @@ static inline int npi_bell_go_to_sleep(struct npi_bell *bell) {
   bell->episode++;
   npi_bell_store(bell, NPI_BELL_ASLEEP);
   if (from_awake) return 1; /* [bell.sleep] comes from the membarrier */
-  npi_fence_full(); /* [bell.sleep] before the second look; pairs with [bell.look], [bell.look-again] */
+  npi_fence_full();         /* [bell.sleep] before the second look. Pairs with [bell.look], [bell.look-again] */
   return 0;
 }
 
