@@ -168,7 +168,7 @@ static int say_hello(struct np_client *client, const struct np_options *options,
   frame.body.hello.kind = kind;
   frame.body.hello.node = options->node;
   frame.body.hello.current_node = node < 0 ? 0 : (uint32_t)node;
-  frame.body.hello.reserve_bytes = options->reserve_bytes;
+  /* No reserve_bytes here: npi_client_connect() leases it, and so learns why where it cannot be had. */
   if (getrandom(&frame.body.hello.token, sizeof frame.body.hello.token, 0) < 0) frame.body.hello.token = 0;
   snprintf(frame.body.hello.name, sizeof frame.body.hello.name, "%s",
            options->name != NULL ? options->name : program_invocation_short_name);
