@@ -202,9 +202,12 @@ int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, in
   *n = 0;
   if (n_fds != NULL) *n_fds = 0;
   ssize_t got;
+  int was_reset = 0;
   do {
     got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
+    /* Said once where the peer closed with messages of ours unread; what it had sent before is still there. */
+    was_reset += got < 0 && errno == ECONNRESET;
+  } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && was_reset == 1)));
   if (got < 0) {
     switch (errno) {
       case EAGAIN: return NPI_SOCKET_AGAIN;

@@ -83,6 +83,18 @@ Test(os_socket, what_was_sent_before_the_close_is_still_received) {
   cr_assert_eq(npi_socket_receive(ends[1], text, sizeof text, &n, NULL, 0, NULL), NPI_SOCKET_END);
 }
 
+Test(os_socket, last_words_are_received_also_from_a_peer_that_left_ours_unread) {
+  /* Proves: a goodbye is seen though the kernel reports a reset first, which it does where unread messages are lost. */
+  char text[64];
+  size_t n;
+  cr_assert_eq(npi_socket_send(ends[0], "unread", 6, NULL, 0), 0);
+  cr_assert_eq(npi_socket_send(ends[1], "goodbye", 7, NULL, 0), 0);
+  close(ends[1]);
+  cr_assert_eq(npi_socket_receive(ends[0], text, sizeof text, &n, NULL, 0, NULL), 0);
+  cr_assert_eq(n, 7);
+  cr_assert_eq(npi_socket_receive(ends[0], text, sizeof text, &n, NULL, 0, NULL), NPI_SOCKET_END);
+}
+
 Test(os_socket, a_full_socket_says_again_and_goes_on_later) {
   /* Proves: a peer that does not read cannot stop the sender, and no message is lost or doubled. */
   char text[200] = "", got[200];
