@@ -47,8 +47,9 @@ static int check_folder(const char *path) {
 }
 
 int npi_runtime_dir_make(const char *path) {
-  char part[256];
+  char part[256], of_user[40];
   size_t length = strlen(path);
+  snprintf(of_user, sizeof of_user, "/tmp/numapool-%u", (unsigned)geteuid());
   if (length >= sizeof part) return npi_fail(NP_ERR_ARGUMENT, "runtime_dir %s is too long", path);
   memcpy(part, path, length + 1);
   for (char *slash = strchr(part + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
@@ -56,8 +57,7 @@ int npi_runtime_dir_make(const char *path) {
     struct stat facts;
     int there = stat(part, &facts) == 0;
     int status = there ? 0 : make_folder(part);
-    /* A folder that we share with nobody but made long ago: /tmp/numapool-UID may be somebody else's trap. */
-    if (status == 0 && strncmp(part, "/tmp/numapool-", 14) == 0) status = check_folder(part);
+    if (status == 0 && strcmp(part, of_user) == 0) status = check_folder(part); /* anybody may have made it */
     if (status != 0) return status;
     *slash = '/';
   }
