@@ -108,7 +108,8 @@ static int prepare_socket(struct npi_ingest_listener *listener) {
   if (flags < 0 || fcntl(listener->source.fd, F_SETFL, flags | O_NONBLOCK) < 0)
     return npi_fail_errno(NP_ERR_SYSTEM, errno, "listener %s: descriptor %d", listener->config.name,
                           listener->source.fd);
-  if (listener->is_datagram && listener->config.timestamps &&
+  listener->source.has_timestamps = listener->config.proto == NPI_CONFIG_UDP && listener->config.timestamps;
+  if (listener->source.has_timestamps &&
       setsockopt(listener->source.fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof(on)) < 0)
     npi_log(NPI_LOG_WARNING, "ingest.no_timestamps", "listener=%s reason=\"%s\"", listener->config.name,
             strerror(errno));

@@ -32,6 +32,7 @@ struct npi_ingest_source {
   int fd;
   enum npi_ingest_source_kind kind;
   struct npi_atomic_u64 *counters; /* of its listener, rows NPI_LISTENER_*; NULL: not counted */
+  uint8_t has_timestamps; /* datagrams: read control data; else there is no room for any, not for descriptors either */
   /* the backend's */
   struct npi_ingest_source *next;
   uint64_t not_before_ns; /* armed again no sooner, after an error */

@@ -169,7 +169,7 @@ static void give_datagram(struct epoll *epoll, struct npi_ingest_source *source,
       .truncated = (message->msg_flags & MSG_TRUNC) != 0,
       .sender = &epoll->names[i],
       .sender_bytes = message->msg_namelen < sizeof(epoll->names[i]) ? message->msg_namelen : sizeof(epoll->names[i]),
-      .time_ns = message->msg_controllen > 0 ? timestamp_of(message) : 0,
+      .time_ns = source->has_timestamps ? timestamp_of(message) : 0,
   };
 
   epoll->handler.datagram(epoll->handler.context, source, &datagram);
@@ -181,7 +181,7 @@ static void read_datagrams(struct epoll *epoll, struct npi_ingest_source *source
 
     for (int i = 0; i < BATCH; i++) {
       epoll->messages[i].msg_hdr.msg_namelen = sizeof(epoll->names[i]);
-      epoll->messages[i].msg_hdr.msg_controllen = CONTROL_BYTES;
+      epoll->messages[i].msg_hdr.msg_controllen = source->has_timestamps ? CONTROL_BYTES : 0;
     }
     n = recvmmsg(source->fd, epoll->messages, BATCH, MSG_DONTWAIT | MSG_TRUNC, NULL);
     if (n < 0) {

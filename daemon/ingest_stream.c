@@ -247,6 +247,7 @@ int npi_ingest_stream_resume(struct npi_ingest_connection *connection) {
   connection->is_waiting = 0;
   npi_connection_active(connection);
   npi_connection_unfinished(connection, connection->carry.bytes != NULL, 1);
+  if (connection->source.closing) return NPI_DELIVERED; /* its front was the oldest of too many */
   ingest->backend->operations->start(ingest->backend, &connection->source);
   return NPI_DELIVERED;
 }

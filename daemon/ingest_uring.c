@@ -67,7 +67,7 @@ struct uring {
   struct buffer_group stream;
   struct buffer_group datagram;
   struct source_list work; /* wish and state differ */
-  struct msghdr shape;     /* of a datagram's name and control bytes; the kernel reads it at arming */
+  struct msghdr shapes[2]; /* of a datagram's name and control bytes, by has_timestamps; read at arming */
   uint64_t earliest_ns;    /* when a source that had an error may be armed again; UINT64_MAX: none */
   uint32_t features;
   uint32_t enter_flags;
@@ -183,7 +183,7 @@ static int arm(struct uring *uring, struct npi_ingest_source *source) {
       break;
     case NPI_SOURCE_DATAGRAM:
       /* MSG_TRUNC as input makes the length that of the datagram, not of what fitted. */
-      io_uring_prep_recvmsg_multishot(entry, source->fd, &uring->shape, MSG_TRUNC);
+      io_uring_prep_recvmsg_multishot(entry, source->fd, &uring->shapes[source->has_timestamps], MSG_TRUNC);
       entry->flags |= IOSQE_BUFFER_SELECT;
       entry->buf_group = GROUP_DATAGRAM;
       break;
@@ -261,19 +261,20 @@ static uint64_t timestamp_of(struct io_uring_recvmsg_out *out, struct msghdr *sh
 }
 
 static void give_datagram(struct uring *uring, struct npi_ingest_source *source, uint8_t *buffer, uint32_t n) {
-  struct io_uring_recvmsg_out *out = io_uring_recvmsg_validate(buffer, (int)n, &uring->shape);
+  struct msghdr *shape = &uring->shapes[source->has_timestamps];
+  struct io_uring_recvmsg_out *out = io_uring_recvmsg_validate(buffer, (int)n, shape);
   struct npi_ingest_datagram datagram = {0};
   struct sockaddr_storage sender;
 
   if (!out) return;
-  datagram.bytes = io_uring_recvmsg_payload(out, &uring->shape);
+  datagram.bytes = io_uring_recvmsg_payload(out, shape);
   datagram.size = n - (uint64_t)(datagram.bytes - buffer);
   datagram.truncated = (out->flags & MSG_TRUNC) != 0;
   /* The true length of the name may exceed what was kept of it. */
   datagram.sender_bytes = out->namelen < sizeof(sender) ? out->namelen : sizeof(sender);
   memcpy(&sender, io_uring_recvmsg_name(out), datagram.sender_bytes);
   datagram.sender = &sender;
-  datagram.time_ns = timestamp_of(out, &uring->shape);
+  datagram.time_ns = source->has_timestamps ? timestamp_of(out, shape) : 0;
   uring->handler.datagram(uring->handler.context, source, &datagram);
 }
 
@@ -442,8 +443,8 @@ static int uring_create(struct npi_ingest_backend **backend, const struct npi_in
   uring->base.operations = &npi_ingest_uring;
   uring->handler = options->handler;
   uring->ring.ring_fd = -1;
-  uring->shape.msg_namelen = NAME_BYTES;
-  uring->shape.msg_controllen = CONTROL_BYTES;
+  uring->shapes[0].msg_namelen = uring->shapes[1].msg_namelen = NAME_BYTES;
+  uring->shapes[1].msg_controllen = CONTROL_BYTES;
   list_init(&uring->work);
   result = npi_uring_open(&uring->ring, entries, completion_entries(options), options->features, &uring->features);
   if (result < 0) goto fail;

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -89,6 +90,15 @@ static void pin(const struct npi_worker_setup *setup) {
     npi_log(NPI_LOG_WARNING, "worker.not_pinned", "worker=%u node=%d cpu=%d reason=\"%s\"", setup->worker, setup->node,
             setup->cpu, npi_detail());
   free(topology);
+}
+
+/* Connections are descriptors, and the usual soft limit of 1024 is less than one listener may be configured for. */
+static void raise_descriptor_limit(void) {
+  struct rlimit limit;
+
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 static int connect_to_broker(struct worker *worker) {
@@ -228,6 +238,7 @@ int npi_worker_main(int setup_fd) {
   close(setup_fd);
   if (result == 0) {
     npi_log_set_sink(npi_log_sink_fd, &log_fd, (enum npi_log_level)worker.setup->log_level);
+    raise_descriptor_limit();
     pin(worker.setup);
     result = serve(&worker);
   }

@@ -222,6 +222,45 @@ DATAGRAM_TEST(overload_with_drop_newest_is_accounted_for_exactly) {
   overload(variant, NPI_CONFIG_LISTENER_DROP_NEWEST);
 }
 
+static int descriptors_open(void) {
+  int n = 0;
+
+  for (int fd = 0; fd < 1000; fd++) n += fcntl(fd, F_GETFD) >= 0;
+  return n;
+}
+
+DATAGRAM_TEST(descriptors_that_a_sender_attaches_are_not_received) {
+  enum npi_config_proto protos[] = {NPI_CONFIG_UNIX_DATAGRAM, NPI_CONFIG_UNIX};
+
+  for (int p = 0; p < 2; p++) {
+    struct rig *rig = rig_new();
+    uint32_t listener = rig_listen(rig, protos[p], NPI_FRAMING_NEWLINE);
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    struct iovec part = {.iov_base = "text\n", .iov_len = 5};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    int fd, before;
+
+    rig->config[listener].timestamps = 1; /* means nothing to a Unix socket */
+    rig_start(rig, variant);
+    fd = rig_connect(rig, listener);
+    rig_settle(rig);
+    before = descriptors_open();
+    for (int i = 0; i < 20; i++) {
+      struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+      header->cmsg_level = SOL_SOCKET;
+      header->cmsg_type = SCM_RIGHTS;
+      header->cmsg_len = CMSG_LEN(sizeof(int));
+      memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+      cr_assert_eq(sendmsg(fd, &message, 0), 5);
+      RIG_UNTIL(rig, rig->n_published == (uint64_t)i + 1);
+    }
+    cr_assert_eq(descriptors_open(), before, "descriptors of a stranger were taken in");
+    close(fd);
+    rig_free(rig);
+  }
+}
+
 DATAGRAM_TEST(the_kernels_time_stamp_is_used_where_it_was_asked_for) {
   struct rig *rig = rig_new();
   uint32_t listener = rig_listen(rig, NPI_CONFIG_UDP, NPI_FRAMING_DATAGRAM);

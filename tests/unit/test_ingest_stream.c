@@ -294,7 +294,7 @@ STREAM_TEST(a_bad_frame_ends_its_connection_and_no_other) {
   } bad[] = {
       {{0x7f, 0xff, 0xff, 0xff}, NPI_LISTENER_TOO_LARGE},
       {{0xff, 0xff, 0xff, 0xff}, NPI_LISTENER_BAD_LENGTH}, /* -1 to a reader with sign */
-      {{0, 0, 0x4e, 0x21}, NPI_LISTENER_TOO_LARGE},       /* max_frame + 1 */
+      {{0, 0, 0x4e, 0x21}, NPI_LISTENER_TOO_LARGE},        /* max_frame + 1 */
       {{0, 0, 0, 0}, NPI_LISTENER_BAD_LENGTH},
   };
   struct rig *rig = rig_new();
@@ -604,5 +604,33 @@ STREAM_TEST(wakes_are_sent_once_a_turn_not_once_an_event) {
   cr_assert_leq(rig->n_flushes, 40);
   cr_assert_geq(rig->n_flushes, 1);
   close(fd);
+  rig_free(rig);
+}
+
+STREAM_TEST(the_largest_frames_arrive_through_the_smallest_buffers) {
+  enum { MEGABYTE = 1 << 20 };
+  struct rig *rig = rig_new();
+  uint32_t listener = rig_listen(rig, NPI_CONFIG_UNIX, NPI_FRAMING_LENGTH_PREFIX);
+  struct text text = {0};
+  uint8_t *payload = malloc(MEGABYTE);
+  int fd;
+
+  rig->config[listener].framing.max_frame = rig->config[listener].max_frame = MEGABYTE;
+  rig->refuse_one_in = 3;
+  rig_start(rig, variant);
+  cr_assert_not_null(payload);
+  for (int i = 0; i < 4; i++) {
+    memset(payload, 'a' + i, MEGABYTE);
+    put_number(&text, &rig->config[listener].framing, MEGABYTE - (uint64_t)i, 4);
+    put(&text, payload, MEGABYTE - (size_t)i);
+  }
+  fd = rig_connect(rig, listener);
+  rig_send(rig, fd, text.bytes, text.n);
+  close(fd);
+  RIG_UNTIL(rig, rig_count(rig, listener, NPI_LISTENER_CLOSED) == 1);
+  expect_identical(rig, listener, 1, &text);
+  cr_assert_eq(npi_ingest_carry_bytes(rig->ingest), 0);
+  free(payload);
+  free(text.bytes);
   rig_free(rig);
 }
