@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "command.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int npi_complain(const struct npi_command *command, int exit_status, const char *format, ...) {
+  va_list arguments;
+  fflush(stdout);
+  fprintf(stderr, "numapoolctl %s: ", command->verb);
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  fputc('\n', stderr);
+  return exit_status;
+}
+
+int npi_open_view(const struct npi_command *command, struct npi_view *view) {
+  int status = npi_view_open(view, command->instance);
+  if (status == 0) return NPI_EXIT_OK;
+  npi_complain(command, 0, "%s", npi_detail());
+  return status == NP_ERR_ARGUMENT ? NPI_EXIT_USAGE : NPI_EXIT_ABSENT;
+}
+
+int npi_print_json(const struct npi_command *command, const json_t *document) {
+  if (!command->json) return 0;
+  npi_output_json(stdout, document); /* main() looks whether it got out */
+  return 1;
+}
+
+int npi_option_number(const struct npi_command *command, enum npi_option option, uint64_t least, uint64_t most,
+                      uint64_t *number) {
+  const char *text = command->value[option];
+  char *end = NULL;
+  if (text == NULL) return 0;
+  errno = 0;
+  unsigned long long value = strtoull(text, &end, 10);
+  if (!isdigit((unsigned char)text[0]) || *end != '\0' || errno != 0 || value < least || value > most) {
+    return npi_complain(command, NPI_EXIT_USAGE, "\"%s\" is not a number from %llu to %llu", text,
+                        (unsigned long long)least, (unsigned long long)most);
+  }
+  *number = value;
+  return 0;
+}
+
+int npi_option_seconds(const struct npi_command *command, enum npi_option option, int64_t *milliseconds) {
+  const char *text = command->value[option];
+  char *end = NULL;
+  if (text == NULL) return 0;
+  double seconds = strtod(text, &end);
+  if (!(isdigit((unsigned char)text[0]) || text[0] == '.') || *end != '\0' || !(seconds >= 0 && seconds <= 1e9)) {
+    return npi_complain(command, NPI_EXIT_USAGE, "\"%s\" is not a number of seconds, such as 5 or 0.5", text);
+  }
+  *milliseconds = (int64_t)(seconds * 1000 + 0.5);
+  return 0;
+}
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signal_number) {
+  (void)signal_number;
+  interrupted = 1;
+}
+
+void npi_catch_signals(void) {
+  struct sigaction action = {.sa_handler = on_signal}; /* without SA_RESTART: a read of a terminal ends */
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+int npi_was_interrupted(void) {
+  return interrupted;
+}
+
+int npi_complain_client(const struct npi_command *command, int status) {
+  return npi_complain(command, status == NP_ERR_NO_BROKER ? NPI_EXIT_ABSENT : NPI_EXIT_NO, "%s", npi_detail());
+}
+
+const char *npi_backend_word(uint32_t backend) {
+  return backend == 0 ? "posix" : backend == 1 ? "memfd" : "unknown";
+}
+
+const char *npi_record_state_word(uint32_t state) {
+  static const char *const words[] = {"free", "active", "closing"};
+  return state < NPI_ARRAY_COUNT(words) ? words[state] : "invalid";
+}
