@@ -154,6 +154,7 @@ static int become_the_broker(struct npi_broker *broker) {
   if (status == 0) status = npi_lock_take(config->runtime_dir, config->instance, &broker->lock_fd);
   if (status == 0) status = npi_lock_check_registry(config->instance);
   if (status == 0) status = npi_shm_remove_leftovers(config->instance, geteuid(), &n_removed);
+  broker->after_crash = n_removed > 0;
   if (n_removed > 0) {
     npi_log(NPI_LOG_WARNING, "broker.leftovers",
             "instance=%s removed=%u reason=\"an earlier broker did not end in order\"", config->instance, n_removed);

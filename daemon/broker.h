@@ -22,7 +22,8 @@ struct npi_broker {
   uint64_t started_ns; /* CLOCK_MONOTONIC */
   int lock_fd;
   int ready, draining;
-  int failure; /* a status, with words in failure_text: the loop ended for it */
+  int after_crash; /* an earlier broker did not end in order: workers of it may still be ending */
+  int failure;     /* a status, with words in failure_text: the loop ended for it */
   char failure_text[512];
   struct npi_loop loop;
   struct npi_numa_topology topology;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -24,7 +25,8 @@
 #define BACK_OFF_MIN_NS UINT64_C(100000000)
 #define BACK_OFF_MAX_NS UINT64_C(5000000000)
 /* A worker that ran this long was fine: the next restart is quick again. */
-#define FINE_AFTER_NS UINT64_C(30000000000)
+#define FINE_AFTER_NS      UINT64_C(30000000000)
+#define ORPHAN_PATIENCE_NS UINT64_C(3000000000)
 
 static void restart_worker(struct npi_timer *timer);
 
@@ -59,6 +61,18 @@ static void show_listener(struct npi_broker *broker, uint32_t index, const struc
   set_listener_state(broker, index, NPI_LISTENER_STARTING);
 }
 
+/* After a crash the workers of the dead broker publish what they still have and end: their ports are free soon. */
+static int open_socket(const struct npi_broker *broker, const struct npi_listener_config *config, int reuse_port,
+                       struct npi_listener_socket *out) {
+  int status = npi_listener_socket_open(config, reuse_port, out);
+  for (uint64_t begin = npi_clock_monotonic();
+       status == NP_ERR_EXISTS && broker->after_crash && npi_clock_monotonic() - begin < ORPHAN_PATIENCE_NS;) {
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    status = npi_listener_socket_open(config, reuse_port, out);
+  }
+  return status;
+}
+
 /*
  * With several workers each has a socket of its own on the same address, and the kernel spreads connections and
  * senders. A multicast group would reach every one of them, and a Unix path belongs to one: those go to one worker.
@@ -82,7 +96,7 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   uint32_t first = single ? index % workers->n_workers : 0;
   uint32_t last = single ? first : workers->n_workers - 1;
   for (uint32_t i = first; i <= last; i++) {
-    status = npi_listener_socket_open(&config, last > first, &listener->sockets[i]);
+    status = open_socket(broker, &config, last > first, &listener->sockets[i]);
     if (status != 0) return status;
     config.port = listener->sockets[i].port; /* where the kernel chose one, the others share it */
     workers->workers[i].n_listeners++;

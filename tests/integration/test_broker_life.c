@@ -92,6 +92,24 @@ Test(broker_life, what_a_killed_broker_left_is_cleaned_at_the_next_start) {
   npi_test_broker_stop(&broker);
 }
 
+/* Its workers outlive it for as long as they have something to publish, and hold its ports. */
+Test(broker_life, a_broker_that_was_killed_gets_its_ports_back) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t length = sizeof address;
+  char yaml[256];
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  cr_assert(bind(fd, (const struct sockaddr *)&address, sizeof address) == 0);
+  cr_assert(getsockname(fd, (struct sockaddr *)&address, &length) == 0);
+  close(fd);
+  snprintf(yaml, sizeof yaml,
+           "listeners: [ { name: in, proto: tcp, address: \"127.0.0.1:%u\", framing: newline, channel: c } ]",
+           ntohs(address.sin_port));
+  npi_test_broker_start(&broker, yaml);
+  npi_test_broker_kill(&broker);
+  npi_test_broker_start(&broker, yaml);
+  npi_test_broker_stop(&broker);
+}
+
 Test(broker_life, the_first_lines_say_what_runs_where) {
   npi_test_broker_start(&broker, NULL);
   char text[256];
