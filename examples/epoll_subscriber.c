@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * epoll_subscriber CHANNEL: a subscriber in a program that has an event loop already. np_fd is readable when there is
+ * something to take; take until NP_EMPTY, then go back to epoll. The take that says NP_EMPTY arms the descriptor, so
+ * there is nothing else to call, and nothing to forget.
+ */
+#include <numapool/numapool.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+
+int main(int argc, char **argv) {
+  struct np_client *client;
+  struct np_subscriber *subscriber;
+  struct np_event event;
+  struct epoll_event ready;
+  int loop = epoll_create1(EPOLL_CLOEXEC);
+  if (argc != 2) return fprintf(stderr, "usage: epoll_subscriber CHANNEL\n"), 2;
+  if (np_connect(&client, NULL) < 0 || np_subscriber_open(client, argv[1], NULL, &subscriber) < 0)
+    return fprintf(stderr, "%s\n", np_error_detail()), 1;
+  int fd = np_fd(subscriber);
+  struct epoll_event wanted = {.events = EPOLLIN, .data.fd = fd};
+  if (loop < 0 || fd < 0 || epoll_ctl(loop, EPOLL_CTL_ADD, fd, &wanted) != 0) return perror("epoll"), 1;
+  for (;;) {
+    if (epoll_wait(loop, &ready, 1, -1) < 1) continue; /* a signal */
+    int status;
+    while ((status = np_take(subscriber, &event)) == NP_OK) {
+      printf("%llu: %.*s\n", (unsigned long long)event.sequence, (int)event.size, (const char *)event.data);
+      np_release(subscriber, &event);
+    }
+    fflush(stdout);
+    if (status < 0) fprintf(stderr, "%s\n", np_error_detail()); /* a publisher broke the rules: the others go on */
+  }
+}
