@@ -11,6 +11,7 @@
  * stress_doorbell [EVENTS]   of each publisher in each part; default 100000
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,15 +198,103 @@ static int run(int membarrier_works, uint32_t n_publishers, uint32_t limit, uint
   return failed || sum.n_lost > 0 || part.n_wrong > 0 || sum.n_sleeps == 0;
 }
 
+/* ---- one store against one sleep, millions of times ---------------------------------------------------- */
+
+/*
+ * The race itself: in each round a peer stores one element and looks at the bell while the sleeper goes to
+ * sleep and looks for the element. At least one of them must have seen the other. Nobody really sleeps, so
+ * there are enough rounds for the few nanoseconds in which a missing fence shows.
+ */
+#define RACE_OVER UINT64_MAX
+
+struct race {
+  struct npi_ring ring;
+  struct npi_bell bell;
+  struct npi_bell_peer peer;
+  struct npi_doorbell_shm *shm;
+  struct npi_ring_block *block;
+  struct npi_atomic_u64 go;   /* rounds that have begun */
+  struct npi_atomic_u64 done; /* twice the rounds that the peer has done, and 1: it would have rung */
+};
+
+static uint64_t wait_for(const struct npi_atomic_u64 *word, uint64_t value, unsigned shift) {
+  for (unsigned i = 1;; i++) {
+    uint64_t seen = npi_load_acquire_u64(word);
+    if (seen >> shift == value || seen == RACE_OVER) return seen;
+    if (i % 512 == 0) sched_yield();
+  }
+}
+
+static void idle(uint64_t turns) {
+  for (volatile uint64_t i = turns; i > 0; i--) {
+  }
+}
+
+static void *race_peer(void *argument) {
+  struct race *race = argument;
+  uint64_t random = 5;
+  for (uint64_t round = 0;; round++) {
+    uint64_t go = wait_for(&race->go, round + 1, 0);
+    if (go == RACE_OVER) return NULL;
+    idle((core_random(&random) >> 16) % 20);
+    npi_ring_store(&race->ring, round, round & NPI_ELEMENT_BODY_MASK);
+    uint64_t rang = npi_bell_look(&race->peer) && npi_bell_must_ring(&race->peer);
+    npi_store_release_u64(&race->done, (round + 1) * 2 + rang);
+  }
+  return NULL;
+}
+
+static int run_race(int membarrier_works, uint64_t n_rounds) {
+  static struct race race;
+  uint64_t n_found = 0, n_rang = 0, n_lost = 0, random = 6, delay = 50, round = 0, element;
+  uint64_t deadline = npi_clock_monotonic() + UINT64_C(5000000000); /* on a busy machine fewer rounds must do */
+  pthread_t thread;
+  memset(&race, 0, sizeof race);
+  race.shm = aligned_alloc(NPI_CACHE_LINE, sizeof *race.shm);
+  race.block = aligned_alloc(NPI_CACHE_LINE, npi_ring_block_bytes(64));
+  if (race.shm == NULL || race.block == NULL) return 1;
+  npi_ring_format(race.block, 64);
+  npi_ring_attach(&race.ring, race.block, 64);
+  npi_bell_init(&race.bell, race.shm, membarrier_works);
+  race.peer.shm = race.shm;
+  if (pthread_create(&thread, NULL, race_peer, &race) != 0) return 1;
+  for (; round < n_rounds && (round % 1024 != 0 || npi_clock_monotonic() < deadline); round++) {
+    npi_store_release_u64(&race.go, round + 1);
+    idle(delay + (core_random(&random) >> 16) % 20);
+    if (npi_bell_go_to_sleep(&race.bell) && npi_membarrier_all() != 0) exit(2);
+    uint64_t found = (uint64_t)npi_ring_load(&race.ring, round, &element);
+    wait_for(&race.done, round + 1, 1);
+    uint64_t rang = npi_load_acquire_u64(&race.done) & 1;
+    n_found += found;
+    n_rang += rang;
+    n_lost += !found && !rang;
+    /* Towards the moment at which either may come first. */
+    if (found && !rang && delay > 0) delay--;
+    if (rang && !found && delay < 5000) delay++;
+    npi_bell_wake_up(&race.bell, 1);
+    npi_bell_calm(&race.bell, NPI_BELL_FENCED_NS * 2);
+  }
+  npi_store_release_u64(&race.go, RACE_OVER);
+  pthread_join(thread, NULL);
+  free(race.shm);
+  free(race.block);
+  printf("%-10s race: %llu rounds, found %llu, rung %llu, lost %llu\n", membarrier_works ? "membarrier" : "fenced",
+         (unsigned long long)round, (unsigned long long)n_found, (unsigned long long)n_rang,
+         (unsigned long long)n_lost);
+  return n_lost > 0 || n_found == 0 || n_rang == 0;
+}
+
 int main(int argc, char **argv) {
   uint64_t n = argc > 1 ? strtoull(argv[1], NULL, 10) : 100000;
   int failed = 0;
+  failed |= run_race(0, n * 20);
   failed |= run(0, 1, 1, n);
   failed |= run(0, 1, 16, n);
   failed |= run(0, 2, 3, n);
   if (npi_membarrier_register() != 0 || npi_membarrier_all() != 0) {
     printf("membarrier is refused here: only the fenced protocol was run\n");
   } else {
+    failed |= run_race(1, n * 2);
     failed |= run(1, 1, 1, n);
     failed |= run(1, 1, 16, n);
     failed |= run(1, 2, 3, n);
