@@ -9,11 +9,11 @@
 #include <unistd.h>
 
 #include "base/status.h"
-#include "broker_fixture.h"
 #include "core/counters.h"
 #include "os/os_memory.h"
 #include "os/os_socket.h"
-#include "raw_client.h"
+#include "support/broker_fixture.h"
+#include "support/raw_client.h"
 #include "wire/channel.h"
 
 TestSuite(broker_control, .timeout = 60);

@@ -15,10 +15,10 @@
 #include <unistd.h>
 
 #include "base/status.h"
-#include "broker_fixture.h"
-#include "child.h"
 #include "os/os_memory.h"
-#include "raw_client.h"
+#include "support/broker_fixture.h"
+#include "support/child.h"
+#include "support/raw_client.h"
 
 TestSuite(broker_life, .timeout = 60);
 

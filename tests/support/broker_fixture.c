@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "broker_fixture.h"
+#include "support/broker_fixture.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "raw_client.h"
+#include "support/raw_client.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
