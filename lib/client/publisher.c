@@ -99,41 +99,54 @@ struct np_publisher *np_publisher_close(struct np_publisher *publisher) {
   return NULL;
 }
 
-/* ---- the hot path ------------------------------------------------------------------------------------ */
+/* ---- the hot path ------------------------------------------------------------------------------------------ */
 
-int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event) {
-  struct np_client *client = publisher->client;
-  if (!npi_client_usable(client)) return npi_client_forked();
-  uint32_t slot_class = npi_class_of(size);
-  if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT)) {
-    return npi_fail(NP_ERR_TOO_LARGE, "an event of %zu bytes: the largest size class holds %llu", size,
-                    (unsigned long long)NPI_EVENT_BYTES_MAX);
-  }
-  uint32_t slot = npi_pool_loan(&client->pool, slot_class);
-  if (NPI_UNLIKELY(slot == NPI_NONE)) {
-    slot = npi_client_loan_slow(publisher, slot_class);
-    if (slot == NPI_NONE) {
-      npi_flow_count(&publisher->flow, NPI_PUBLISHER_EMPTY, 1);
-      publisher->wanted_class = slot_class;
-      publisher->wants_slot = 1;
-      if (client->credits_fd_used) npi_client_arm_credits(client);
-      return NP_EMPTY;
-    }
-  }
-  const struct npi_slot_record *record = npi_pool_record(&client->pool, slot);
-  struct npi_slot_header *header = npi_pool_slot(&client->pool, record->handle);
+/* Writes the header of a loaned slot and the event that names it. */
+static inline int hand_out(struct np_publisher *publisher, size_t size, uint32_t slot, struct np_event *event) {
+  const struct npi_pool *pool = &publisher->client->pool;
+  const struct npi_slot_record *record = npi_pool_record(pool, slot);
+  struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
   *header =
       (struct npi_slot_header){.listener = NPI_NONE, .generation = record->generation, .channel = publisher->channel};
   *event = (struct np_event){.data = (uint8_t *)header + NPI_SLOT_HEADER_BYTES,
                              .size = size,
                              .priority = NP_PRIORITY_NORMAL,
                              .publisher = publisher->index,
-                             .token = {slot | (uint64_t)record->generation << 32, 0}};
+                             .token = {slot | (uint64_t)record->generation << 32, (uintptr_t)header}};
   return NP_OK;
 }
 
+/* All that is not a small step: no slot of that class is free, or no class is that large. */
+static int loan_slow(struct np_publisher *publisher, size_t size, struct np_event *event)
+    __attribute__((cold, noinline));
+static int loan_slow(struct np_publisher *publisher, size_t size, struct np_event *event) {
+  struct np_client *client = publisher->client;
+  uint32_t slot_class = npi_class_of(size);
+  if (slot_class >= NPI_CLASS_COUNT) {
+    return npi_fail(NP_ERR_TOO_LARGE, "an event of %zu bytes: the largest size class holds %llu", size,
+                    (unsigned long long)NPI_EVENT_BYTES_MAX);
+  }
+  uint32_t slot = npi_client_loan_slow(publisher, slot_class);
+  if (slot != NPI_NONE) return hand_out(publisher, size, slot, event);
+  npi_flow_count(&publisher->flow, NPI_PUBLISHER_EMPTY, 1);
+  publisher->wanted_class = slot_class;
+  publisher->wants_slot = 1;
+  if (client->credits_fd_used) npi_client_arm_credits(client);
+  return NP_EMPTY;
+}
+
+int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event) {
+  struct np_client *client = publisher->client;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  uint32_t slot_class = npi_class_of(size);
+  if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT)) return loan_slow(publisher, size, event);
+  uint32_t slot = npi_pool_loan(&client->pool, slot_class);
+  if (NPI_UNLIKELY(slot == NPI_NONE)) return loan_slow(publisher, size, event);
+  return hand_out(publisher, size, slot, event);
+}
+
 /* The record of an event that is on loan to the program; NULL: it is not (published, discarded, made up). */
-static inline struct npi_slot_record *loaned(const struct np_client *client, const struct np_event *event) {
+NPI_INLINE struct npi_slot_record *loaned(const struct np_client *client, const struct np_event *event) {
   uint32_t slot = (uint32_t)event->token[0];
   if (NPI_UNLIKELY(slot >= npi_ledger_record_count(&client->pool.ledger))) return NULL;
   struct npi_slot_record *record = npi_pool_record(&client->pool, slot);
@@ -182,7 +195,18 @@ static int met_full(struct np_publisher *publisher, uint32_t slot_class) {
   return NP_FULL;
 }
 
-int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
+/* The header takes over what the program may have set. The slot holds that much: checked by the caller. */
+NPI_INLINE struct npi_slot_header *fill_header(const struct np_event *event) {
+  struct npi_slot_header *header = (void *)(uintptr_t)event->token[1]; /* token[0] was checked, they go together */
+  if (event->time_ns != 0) header->time_ns = event->time_ns;
+  npi_slot_sizes_store(header, npi_slot_sizes((uint32_t)event->size, event->topic_size, event->priority,
+                                              header->flags /* the worker's */));
+  return header;
+}
+
+/* All cases of publishing, without a look at the doorbells. */
+static int publish_any(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));
+static int publish_any(struct np_publisher *publisher, struct np_event *event) {
   struct np_client *client = publisher->client;
   if (NPI_UNLIKELY(npi_client_has_news(client))) npi_client_news(client);
   struct npi_slot_record *record = loaned(client, event);
@@ -193,17 +217,43 @@ int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
     return npi_fail(NP_ERR_ARGUMENT, "event->size is %zu, topic %u: the loaned slot holds %llu", event->size,
                     event->topic_size, (unsigned long long)room);
   }
-  struct npi_slot_header *header = npi_pool_slot(&client->pool, record->handle);
-  if (event->time_ns != 0) header->time_ns = event->time_ns;
-  header->payload_bytes = (uint32_t)event->size;
-  header->topic_bytes = event->topic_size;
-  header->priority = event->priority;
-  int status = npi_flow_publish(&publisher->flow, (uint32_t)event->token[0], header);
+  int status = npi_flow_publish(&publisher->flow, (uint32_t)event->token[0], fill_header(event));
   if (NPI_UNLIKELY(publisher->flow.broken != 0)) report_lies(publisher);
   if (NPI_UNLIKELY(status == NP_FULL)) return met_full(publisher, slot_class);
   event->data = NULL;
   event->token[0] = UINT64_MAX;
   return NP_OK;
+}
+
+/* One subscriber, with credit, and no news: most publishes. NULL: not that case, nothing happened. */
+NPI_INLINE struct npi_outlet *publish_only(struct np_publisher *publisher, struct np_event *event) {
+  struct np_client *client = publisher->client;
+  if (NPI_UNLIKELY(npi_client_has_news(client))) return NULL;
+  struct npi_slot_record *record = loaned(client, event);
+  if (NPI_UNLIKELY(record == NULL)) return NULL;
+  uint64_t room = npi_class_bytes(record->slot_class);
+  if (NPI_UNLIKELY(event->size > room || event->topic_size > room - event->size)) return NULL;
+  struct npi_outlet *outlet =
+      npi_flow_publish_only(&publisher->flow, (uint32_t)event->token[0], record, fill_header(event), event->size);
+  if (NPI_UNLIKELY(outlet == NULL)) return NULL;
+  event->data = NULL;
+  event->token[0] = UINT64_MAX;
+  return outlet;
+}
+
+/* After the store: many are out. */
+static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((noinline));
+static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) {
+  npi_flow_reap_due(&publisher->flow, outlet);
+  if (NPI_UNLIKELY(publisher->flow.broken != 0)) report_lies(publisher);
+  return NP_OK;
+}
+
+int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
+  struct npi_outlet *outlet = publish_only(publisher, event);
+  if (NPI_UNLIKELY(outlet == NULL)) return publish_any(publisher, event);
+  outlet->unwoken = 1;
+  return npi_flow_reap_is_due(outlet) ? reap_some(publisher, outlet) : NP_OK;
 }
 
 static void wake(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
@@ -223,11 +273,25 @@ void npi_publisher_flush(struct np_publisher *publisher) {
   }
 }
 
-int np_publish(struct np_publisher *publisher, struct np_event *event) {
-  if (!npi_client_usable(publisher->client)) return npi_client_forked();
-  int status = npi_publish_quiet(publisher, event);
+static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));
+static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) {
+  int status = publish_any(publisher, event);
   npi_publisher_flush(publisher);
   return status;
+}
+
+static int wake_and_reap(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
+static int wake_and_reap(struct np_publisher *publisher, struct npi_outlet *outlet) {
+  wake(publisher, outlet);
+  return reap_some(publisher, outlet);
+}
+
+int np_publish(struct np_publisher *publisher, struct np_event *event) {
+  if (!npi_client_usable(publisher->client)) return npi_client_forked();
+  struct npi_outlet *outlet = publish_only(publisher, event);
+  if (NPI_UNLIKELY(outlet == NULL)) return publish_and_flush(publisher, event);
+  if (NPI_UNLIKELY(npi_bell_look(outlet->bell))) return wake_and_reap(publisher, outlet);
+  return npi_flow_reap_is_due(outlet) ? reap_some(publisher, outlet) : NP_OK;
 }
 
 int64_t np_publish_many(struct np_publisher *publisher, struct np_event *events, size_t n) {

@@ -109,16 +109,17 @@ static int corrupt(struct np_subscriber *subscriber, struct npi_link *link) {
                   link->peer->name, link->peer->pid);
 }
 
-static void fill(struct np_event *event, const struct npi_taken *taken, const struct npi_link *link, uint64_t element) {
+NPI_INLINE void fill(struct np_event *event, const struct npi_taken *taken, const struct npi_link *link,
+                     uint64_t element) {
   const struct npi_slot_header *header = taken->header;
   event->data = (void *)(uintptr_t)taken->payload;
   event->size = taken->payload_bytes;
   event->sequence = header->sequence;
   event->time_ns = header->time_ns;
   event->topic = taken->topic_bytes == 0 ? NULL : (const char *)taken->payload + taken->payload_bytes;
-  event->topic_size = (uint16_t)taken->topic_bytes;
-  event->priority = header->priority;
-  event->flags = header->flags;
+  event->topic_size = npi_slot_sizes_topic(taken->sizes);
+  event->priority = npi_slot_sizes_priority(taken->sizes);
+  event->flags = npi_slot_sizes_flags(taken->sizes);
   event->publisher = link->publisher;
   event->token[0] = element; /* with its lap: a release names exactly this element */
   event->token[1] = link->slot | (uint64_t)link->version << 32;
@@ -141,12 +142,12 @@ static int found_nothing(struct np_subscriber *subscriber) {
 }
 
 /* The next inlet that has an element, taking turns; NULL: none. */
-static inline struct npi_link *next_inlet(struct np_subscriber *subscriber, uint64_t *element) {
+static struct npi_link *next_inlet(struct np_subscriber *subscriber, uint64_t *element) {
   uint32_t n = subscriber->n_inlets;
-  if (NPI_UNLIKELY(n == 0)) return NULL;
+  if (n == 0) return NULL;
   uint32_t turn = subscriber->turn;
   if (turn >= n) turn = 0;
-  if (NPI_LIKELY(subscriber->turn_left > 0)) {
+  if (subscriber->turn_left > 0) {
     struct npi_link *link = subscriber->inlets[turn];
     if (!link->cut && npi_inlet_look(&link->inlet, element)) {
       subscriber->turn = turn;
@@ -166,11 +167,24 @@ static inline struct npi_link *next_inlet(struct np_subscriber *subscriber, uint
   return NULL;
 }
 
-int np_take(struct np_subscriber *subscriber, struct np_event *event) {
-  struct np_client *client = subscriber->client;
+/* Checks the element and hands the event to the program. */
+NPI_INLINE int open_event(struct np_subscriber *subscriber, struct npi_link *link, uint64_t element,
+                          struct np_event *event) {
   struct npi_taken taken;
+  if (NPI_UNLIKELY(npi_inlet_open(&link->inlet, element, &taken) != 0)) return corrupt(subscriber, link);
+  fill(event, &taken, link, element);
+  struct npi_endpoint_counters *counters = subscriber->counters;
+  npi_count_add(&counters->value[NPI_SUBSCRIBER_TAKEN], 1);
+  npi_count_add(&counters->value[NPI_SUBSCRIBER_BYTES], taken.payload_bytes);
+  npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_TAKEN], link->inlet.taken);
+  return NP_OK;
+}
+
+/* All cases of taking. */
+static int take_any(struct np_subscriber *subscriber, struct np_event *event) __attribute__((noinline));
+static int take_any(struct np_subscriber *subscriber, struct np_event *event) {
+  struct np_client *client = subscriber->client;
   uint64_t element;
-  if (!npi_client_usable(client)) return npi_client_forked();
   for (;;) {
     struct npi_link *link = next_inlet(subscriber, &element);
     /* After the look: a segment or an end that was announced before the element was stored is seen here. */
@@ -183,13 +197,30 @@ int np_take(struct np_subscriber *subscriber, struct np_event *event) {
       return NP_EMPTY;
     }
     if (NPI_UNLIKELY(client->events_bell.state != NPI_BELL_AWAKE)) npi_client_bell_attention(client);
-    if (NPI_UNLIKELY(npi_inlet_open(&link->inlet, element, &taken) != 0)) return corrupt(subscriber, link);
-    fill(event, &taken, link, element);
-    npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_TAKEN], 1);
-    npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_BYTES], taken.payload_bytes);
-    npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_TAKEN], link->inlet.taken);
-    return NP_OK;
+    return open_event(subscriber, link, element, event);
   }
+}
+
+/* The publisher whose turn it is has something, and nothing else has happened: most takes. Or it is the only one. */
+int np_take(struct np_subscriber *subscriber, struct np_event *event) {
+  struct np_client *client = subscriber->client;
+  uint64_t element;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  uint32_t n = subscriber->n_inlets;
+  uint32_t turn = subscriber->turn;
+  if (NPI_UNLIKELY(turn >= n || (n > 1 && subscriber->turn_left == 0))) return take_any(subscriber, event);
+  struct npi_link *link = subscriber->inlets[turn];
+  int found = npi_inlet_look(&link->inlet, &element);
+  /* After the look, as in take_any. */
+  if (NPI_UNLIKELY(npi_client_has_news(client) || client->events_bell.state != NPI_BELL_AWAKE || link->cut)) {
+    return take_any(subscriber, event);
+  }
+  if (!found) {
+    if (n == 1 && !client->events_fd_used && subscriber->n_draining == 0) return NP_EMPTY;
+    return take_any(subscriber, event);
+  }
+  if (n > 1) subscriber->turn_left--;
+  return open_event(subscriber, link, element, event);
 }
 
 int64_t np_take_many(struct np_subscriber *subscriber, struct np_event *events, size_t n) {
@@ -215,38 +246,32 @@ static inline struct npi_link *link_of(const struct np_subscriber *subscriber, c
   return link;
 }
 
-static void wake(struct npi_link *link) __attribute__((cold, noinline));
-static void wake(struct npi_link *link) {
-  if (npi_bell_must_ring(&link->peer->credits_bell)) npi_event_ring(link->peer->credits_bell.fd);
-}
-
-static int release_quiet(struct np_subscriber *subscriber, struct np_event *event, struct npi_link **from) {
+static inline struct npi_link *release_quiet(struct np_subscriber *subscriber, struct np_event *event) {
   struct npi_link *link = link_of(subscriber, event);
-  if (NPI_UNLIKELY(link == NULL || npi_inlet_release(&link->inlet, event->token[0]) != 0)) return not_held();
+  if (NPI_UNLIKELY(link == NULL || npi_inlet_release(&link->inlet, event->token[0]) != 0)) return NULL;
   npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_RELEASED], 1);
   npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_RETURNED], link->inlet.returned);
   event->data = NULL;
   event->token[1] = UINT64_MAX;
-  *from = link;
+  return link;
+}
+
+/* The publisher may sleep for credit, or is gone and this was the last event of it. */
+static int released_last(struct np_subscriber *subscriber, struct npi_link *link) __attribute__((cold, noinline));
+static int released_last(struct np_subscriber *subscriber, struct npi_link *link) {
+  uint64_t element;
+  npi_bell_ring_peer(&link->peer->credits_bell);
+  if (link->draining && npi_inlet_held(&link->inlet) == 0 && (link->cut || !npi_inlet_look(&link->inlet, &element))) {
+    npi_link_let_go(subscriber->client, link); /* nothing of it is needed any more */
+  }
   return NP_OK;
 }
 
-/* The last event of a publisher that is gone was released: nothing of it is needed any more. */
-static void last_of_it(struct np_subscriber *subscriber, struct npi_link *link) __attribute__((cold, noinline));
-static void last_of_it(struct np_subscriber *subscriber, struct npi_link *link) {
-  uint64_t element;
-  if (npi_inlet_held(&link->inlet) == 0 && (link->cut || !npi_inlet_look(&link->inlet, &element))) {
-    npi_link_let_go(subscriber->client, link);
-  }
-}
-
 int np_release(struct np_subscriber *subscriber, struct np_event *event) {
-  struct npi_link *link = NULL;
   if (!npi_client_usable(subscriber->client)) return npi_client_forked();
-  int status = release_quiet(subscriber, event, &link);
-  if (NPI_UNLIKELY(status != NP_OK)) return status;
-  if (NPI_UNLIKELY(npi_bell_look(&link->peer->credits_bell))) wake(link);
-  if (NPI_UNLIKELY(link->draining)) last_of_it(subscriber, link);
+  struct npi_link *link = release_quiet(subscriber, event);
+  if (NPI_UNLIKELY(link == NULL)) return not_held();
+  if (NPI_UNLIKELY(npi_bell_look(&link->peer->credits_bell) || link->draining)) return released_last(subscriber, link);
   return NP_OK;
 }
 

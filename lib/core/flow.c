@@ -19,6 +19,7 @@ void npi_flow_init(struct npi_flow *flow, struct npi_pool *pool, uint32_t kind, 
 void npi_flow_deinit(struct npi_flow *flow) {
   free(flow->outlets);
   flow->outlets = NULL;
+  flow->only = NULL;
   flow->n_outlets = flow->capacity = 0;
 }
 
@@ -28,6 +29,7 @@ static void count_kinds(struct npi_flow *flow) {
     flow->n_blocking += flow->outlets[i]->blocking;
     flow->n_members += !flow->outlets[i]->tap;
   }
+  flow->only = flow->n_outlets == 1 && flow->kind != NPI_CHANNEL_GROUP ? flow->outlets[0] : NULL;
 }
 
 int npi_flow_add(struct npi_flow *flow, struct npi_outlet *outlet) {
@@ -59,6 +61,10 @@ static void reap(struct npi_flow *flow, struct npi_outlet *outlet, uint32_t max)
   if (npi_outlet_reap(outlet, flow->pool, max) == NPI_OUTLET_LIE) flow->broken++;
 }
 
+void npi_flow_reap_due(struct npi_flow *flow, struct npi_outlet *outlet) {
+  reap(flow, outlet, 64);
+}
+
 static int has_credit(struct npi_flow *flow, struct npi_outlet *outlet, uint64_t stride) {
   if (NPI_LIKELY(npi_outlet_has_credit(outlet, stride))) return 1;
   reap(flow, outlet, outlet->entry->capacity);
@@ -76,7 +82,7 @@ static void store_all(struct npi_flow *flow) {
     if (flow->outlets[i]->pending != 0) npi_outlet_store(flow->outlets[i]); /* [ring.submit] */
   }
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
-    if (flow->outlets[i]->entry->outstanding > flow->outlets[i]->reap_at) reap(flow, flow->outlets[i], 64);
+    if (npi_flow_reap_is_due(flow->outlets[i])) npi_flow_reap_due(flow, flow->outlets[i]);
   }
 }
 

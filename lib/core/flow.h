@@ -23,6 +23,8 @@
 struct npi_flow {
   struct npi_pool *pool;
   struct npi_outlet **outlets; /* active connections; array owned by the flow */
+  struct npi_outlet
+      *only; /* the one outlet of a broadcast that has no other; NULL: more or less than one, or a group */
   uint32_t n_outlets;
   uint32_t capacity;
   uint32_t n_blocking;
@@ -54,6 +56,36 @@ void npi_flow_keep(void *flow, uint32_t slot);
  * counted, and the slot is free again. NP_FULL: nothing happened. Does not ring.
  */
 int npi_flow_publish(struct npi_flow *flow, uint32_t slot, struct npi_slot_header *header);
+
+/*
+ * The usual case, in the caller's code: a broadcast to one subscriber, which has credit. Returns its outlet, or
+ * NULL, where nothing happened: npi_flow_publish knows all cases. record is the slot's. Afterwards the
+ * caller looks at the doorbell, and for returns (npi_flow_reap_is_due). Same steps, same order as there.
+ */
+NPI_INLINE struct npi_outlet *npi_flow_publish_only(struct npi_flow *flow, uint32_t slot,
+                                                    struct npi_slot_record *record, struct npi_slot_header *header,
+                                                    uint64_t bytes) {
+  struct npi_outlet *outlet = flow->only;
+  if (NPI_UNLIKELY(outlet == NULL)) return NULL;
+  uint64_t stride = npi_class_stride(record->slot_class);
+  if (NPI_UNLIKELY(!npi_outlet_has_credit(outlet, stride))) return NULL;
+  header->sequence = flow->sequence++;
+  uint64_t element = npi_outlet_note_only(outlet, record, slot, stride);
+  record->holders = 1;
+  record->state = NPI_SLOT_OUTSTANDING;
+  npi_outlet_store_only(outlet, element); /* [ring.submit] */
+  struct npi_endpoint_counters *counters = flow->counters;
+  npi_count_add(&counters->value[NPI_PUBLISHER_DELIVERED], 1);
+  npi_count_add(&counters->value[NPI_PUBLISHER_PUBLISHED], 1);
+  npi_count_add(&counters->value[NPI_PUBLISHER_BYTES], bytes);
+  return outlet;
+}
+
+/* Many are out: look for returns. */
+static inline int npi_flow_reap_is_due(const struct npi_outlet *outlet) {
+  return outlet->entry->outstanding > outlet->reap_at;
+}
+void npi_flow_reap_due(struct npi_flow *flow, struct npi_outlet *outlet);
 
 /* Offers waiting events to members with credit; returns how many went. */
 uint32_t npi_flow_offer_waiting(struct npi_flow *flow);

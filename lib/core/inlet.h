@@ -41,6 +41,7 @@ struct npi_taken {
   const uint8_t *payload;
   uint32_t payload_bytes; /* checked copies */
   uint32_t topic_bytes;
+  uint64_t sizes; /* the word they come from: priority and flags as well (npi_slot_sizes_*) */
 };
 
 /* NP_ERR_NO_MEMORY. */
@@ -68,8 +69,9 @@ static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, stru
   const struct npi_segment_view *segment = &inlet->segments[number];
   if (NPI_UNLIKELY(segment->base == NULL || offset + NPI_SLOT_HEADER_BYTES > segment->bytes)) return NP_ERR_CORRUPT;
   const struct npi_slot_header *header = (const void *)(segment->base + offset);
-  taken->payload_bytes = *(const volatile uint32_t *)&header->payload_bytes;
-  taken->topic_bytes = *(const volatile uint16_t *)&header->topic_bytes;
+  taken->sizes = npi_slot_sizes_load(header);
+  taken->payload_bytes = npi_slot_sizes_payload(taken->sizes);
+  taken->topic_bytes = npi_slot_sizes_topic(taken->sizes);
   if (NPI_UNLIKELY(offset + NPI_SLOT_HEADER_BYTES + taken->payload_bytes + taken->topic_bytes > segment->bytes)) {
     return NP_ERR_CORRUPT;
   }

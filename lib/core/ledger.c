@@ -45,6 +45,7 @@ static void view(struct npi_ledger *ledger, uint8_t *memory, const struct npi_le
   ledger->connections = (struct npi_ledger_connection *)(void *)(memory + places->connections_offset);
   ledger->credits = memory + places->credits_offset;
   ledger->geometry = *geometry;
+  ledger->n_records = geometry->segments * geometry->chunks_per_segment * (uint32_t)NPI_SLOTS_PER_CHUNK_MAX;
 }
 
 uint64_t npi_ledger_footprint(const struct npi_ledger_geometry *geometry) {

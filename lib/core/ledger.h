@@ -128,6 +128,7 @@ struct npi_ledger {
   struct npi_ledger_connection *connections;
   uint8_t *credits;
   struct npi_ledger_geometry geometry; /* checked copy */
+  uint32_t n_records;                  /* that follow from it */
 };
 
 /* The geometry that follows from the registry's figures; broker and client compute the same. */
@@ -151,7 +152,7 @@ static inline uint32_t npi_ledger_first_record(const struct npi_ledger *ledger, 
   return npi_ledger_chunk_index(ledger, segment, chunk) * (uint32_t)NPI_SLOTS_PER_CHUNK_MAX;
 }
 static inline uint32_t npi_ledger_record_count(const struct npi_ledger *ledger) {
-  return ledger->geometry.segments * ledger->geometry.chunks_per_segment * (uint32_t)NPI_SLOTS_PER_CHUNK_MAX;
+  return ledger->n_records;
 }
 static inline uint32_t *npi_credit_slots(const struct npi_ledger *ledger, const struct npi_ledger_connection *c) {
   return (uint32_t *)(void *)(ledger->credits + c->credits_offset);

@@ -32,6 +32,7 @@ void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger,
   entry->state = NPI_OUTLET_ACTIVE;
 }
 
+static int lie(struct npi_outlet *outlet) __attribute__((cold, noinline));
 static int lie(struct npi_outlet *outlet) {
   outlet->broken = 1;
   outlet->entry->limit = 0; /* nothing more for it; the broker ends the connection */
@@ -51,25 +52,45 @@ static void give_back(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t
   if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) npi_pool_free(pool, slot);
 }
 
+/*
+ * As give_back, for a row of returns: what the ledger says of the connection as a whole is kept in registers
+ * and written once, after the row. Between two calls the ledger is the same as if each had been written.
+ */
 int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t max) {
   struct npi_ledger_connection *entry = outlet->entry;
+  uint32_t *credit_slot = outlet->credit_slot;
+  uint16_t *credit_stack = outlet->credit_stack + entry->credits_free;
+  struct npi_slot_record *const records = pool->ledger.records;
+  struct npi_free_list *const lists = pool->ledger.header->free;
+  const uint32_t capacity = entry->capacity;
+  const uint64_t from = entry->returned;
+  uint64_t bytes_out = entry->bytes_out;
   uint64_t element;
   uint32_t n = 0;
+  int is_lie = 0;
   if (outlet->broken) return NPI_OUTLET_LIE;
-  while (n < max && npi_ring_load(&outlet->returns, entry->returned, &element)) { /* [ring.reap] */
+  for (; n < max && npi_ring_load(&outlet->returns, from + n, &element); n++) { /* [ring.reap] */
     uint32_t credit = npi_element_credit(element);
-    if (NPI_UNLIKELY(credit >= entry->capacity || outlet->credit_slot[credit] == NPI_NONE)) return lie(outlet);
-    const struct npi_slot_record *record = npi_pool_record(pool, outlet->credit_slot[credit]);
-    if (NPI_UNLIKELY(record->handle != npi_element_handle(element) ||
-                     (record->generation & NPI_GENERATION_MASK) != npi_element_generation(element))) {
-      return lie(outlet);
-    }
-    entry->returned++;
-    give_back(outlet, pool, credit);
-    n++;
+    uint32_t slot = credit < capacity ? credit_slot[credit] : NPI_NONE;
+    is_lie = slot == NPI_NONE;
+    if (NPI_UNLIKELY(is_lie)) break;
+    struct npi_slot_record *record = &records[slot];
+    is_lie = record->handle != npi_element_handle(element) ||
+             (record->generation & NPI_GENERATION_MASK) != npi_element_generation(element);
+    if (NPI_UNLIKELY(is_lie)) break;
+    credit_slot[credit] = NPI_NONE;
+    credit_stack[n] = (uint16_t)credit;
+    bytes_out -= npi_class_stride(record->slot_class);
+    if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) npi_free_list_push(lists, records, slot);
   }
-  if (n > 0) npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_RETURNED], entry->returned);
-  return (int)n;
+  if (n > 0) {
+    entry->returned = from + n;
+    entry->credits_free += n;
+    entry->outstanding -= n;
+    entry->bytes_out = bytes_out;
+    npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_RETURNED], from + n);
+  }
+  return NPI_UNLIKELY(is_lie) ? lie(outlet) : (int)n;
 }
 
 struct held {

@@ -65,20 +65,33 @@ static inline int npi_outlet_has_credit(const struct npi_outlet *outlet, uint64_
 }
 
 /* Notes the slot under a free credit: the ledger knows of the receiver before any element is stored. */
-static inline void npi_outlet_note(struct npi_outlet *outlet, const struct npi_slot_record *record, uint32_t slot,
-                                   uint64_t stride) {
+NPI_INLINE uint64_t npi_outlet_note_only(struct npi_outlet *outlet, const struct npi_slot_record *record, uint32_t slot,
+                                         uint64_t stride) {
   struct npi_ledger_connection *entry = outlet->entry;
   uint32_t credit = outlet->credit_stack[--entry->credits_free];
   outlet->credit_slot[credit] = slot;
   outlet->credit_order[credit] = (uint32_t)entry->submitted;
   entry->outstanding++;
   entry->bytes_out += stride;
-  outlet->pending = npi_element(record->handle, credit, record->generation) | NPI_PENDING;
+  return npi_element(record->handle, credit, record->generation);
+}
+
+/* The element that npi_outlet_note_only returned; the caller looks at the doorbell. */
+NPI_INLINE void npi_outlet_store_only(struct npi_outlet *outlet, uint64_t element) {
+  uint64_t position = outlet->entry->submitted;
+  npi_ring_store(&outlet->submissions, position, element);
+  outlet->entry->submitted = position + 1;
+  npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_PUBLISHED], position + 1);
+}
+
+/* The same in two steps, where several outlets get the event. */
+static inline void npi_outlet_note(struct npi_outlet *outlet, const struct npi_slot_record *record, uint32_t slot,
+                                   uint64_t stride) {
+  outlet->pending = npi_outlet_note_only(outlet, record, slot, stride) | NPI_PENDING;
 }
 
 static inline void npi_outlet_store(struct npi_outlet *outlet) {
-  npi_ring_store(&outlet->submissions, outlet->entry->submitted++, outlet->pending & NPI_ELEMENT_BODY_MASK);
-  npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_PUBLISHED], outlet->entry->submitted);
+  npi_outlet_store_only(outlet, outlet->pending & NPI_ELEMENT_BODY_MASK);
   outlet->pending = 0;
   outlet->unwoken = 1;
 }

@@ -78,14 +78,18 @@ static inline uint32_t npi_pool_loan(struct npi_pool *pool, uint32_t slot_class)
   return slot;
 }
 
-/* Pushes a slot that nobody holds. */
-static inline void npi_pool_free(struct npi_pool *pool, uint32_t slot) {
-  struct npi_slot_record *record = npi_pool_record(pool, slot);
-  struct npi_free_list *list = &pool->ledger.header->free[record->slot_class];
+/* Pushes a slot that nobody holds on the list of its class. */
+static inline void npi_free_list_push(struct npi_free_list *lists, struct npi_slot_record *records, uint32_t slot) {
+  struct npi_slot_record *record = &records[slot];
+  struct npi_free_list *list = &lists[record->slot_class];
   record->state = NPI_SLOT_FREE;
   record->next = list->head;
   list->head = slot;
   list->count++;
+}
+
+static inline void npi_pool_free(struct npi_pool *pool, uint32_t slot) {
+  npi_free_list_push(pool->ledger.header->free, pool->ledger.records, slot);
 }
 
 #endif

@@ -77,11 +77,41 @@ struct npi_slot_header {
 };
 NPI_ASSERT_SIZE(struct npi_slot_header, NPI_SLOT_HEADER_BYTES);
 NPI_ASSERT_OFFSET(struct npi_slot_header, payload_bytes, 16);
+NPI_ASSERT_OFFSET(struct npi_slot_header, topic_bytes, 20);
+NPI_ASSERT_OFFSET(struct npi_slot_header, priority, 22);
+NPI_ASSERT_OFFSET(struct npi_slot_header, flags, 23);
 NPI_ASSERT_OFFSET(struct npi_slot_header, listener, 24);
 NPI_ASSERT_OFFSET(struct npi_slot_header, connection, 32);
 NPI_ASSERT_OFFSET(struct npi_slot_header, address, 40);
 NPI_ASSERT_OFFSET(struct npi_slot_header, port, 56);
 NPI_ASSERT_OFFSET(struct npi_slot_header, channel, 60);
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the sizes word of a slot header is read as one integer");
+
+/*
+ * Bytes 16 to 23 as one word: stored once and loaded once, so that a reader's copies belong together, and so
+ * that a core which reads what it has just written finds it in one entry of its store buffer.
+ */
+static inline uint64_t npi_slot_sizes(uint32_t payload_bytes, uint16_t topic_bytes, uint8_t priority, uint8_t flags) {
+  return payload_bytes | (uint64_t)topic_bytes << 32 | (uint64_t)priority << 48 | (uint64_t)flags << 56;
+}
+static inline void npi_slot_sizes_store(struct npi_slot_header *header, uint64_t sizes) {
+  npi_store_relaxed_u64((struct npi_atomic_u64 *)(void *)((uint8_t *)header + 16), sizes);
+}
+static inline uint64_t npi_slot_sizes_load(const struct npi_slot_header *header) {
+  return npi_load_relaxed_u64((const struct npi_atomic_u64 *)(const void *)((const uint8_t *)header + 16));
+}
+static inline uint32_t npi_slot_sizes_payload(uint64_t sizes) {
+  return (uint32_t)sizes;
+}
+static inline uint16_t npi_slot_sizes_topic(uint64_t sizes) {
+  return (uint16_t)(sizes >> 32);
+}
+static inline uint8_t npi_slot_sizes_priority(uint64_t sizes) {
+  return (uint8_t)(sizes >> 48);
+}
+static inline uint8_t npi_slot_sizes_flags(uint64_t sizes) {
+  return (uint8_t)(sizes >> 56);
+}
 
 enum {
   NPI_EVENT_TRUNCATED = 1, /* the datagram was longer than the listener's max_frame */
