@@ -232,6 +232,7 @@ int npi_client_connect(struct np_client **out, const struct np_options *options,
   client->membarrier_works = npi_membarrier_register() == 0;
   if (status == 0) status = reach_broker(client, &chosen);
   if (status == 0) status = say_hello(client, &chosen, kind);
+  client->reserved_bytes = chosen.reserve_bytes;
   while (status == 0 && client->pool.leased_bytes < chosen.reserve_bytes) {
     uint64_t before = client->pool.leased_bytes;
     status = npi_client_lease(client, chosen.reserve_bytes - before);

@@ -116,6 +116,8 @@ struct np_client {
   uint64_t credits_used; /* bytes of the credit area handed out */
   struct npi_credit_block *credit_blocks[16];
   uint64_t lease_again_ns, uncarve_again_ns, trim_again_ns;
+  uint64_t reserved_bytes; /* asked for ahead: never given back for being idle */
+  int uncarve_put_off;     /* a loan went without a look for free chunks of other classes: too soon after the last */
   struct npi_peer *peers;
   struct npi_link **links;
   uint32_t n_links;
@@ -181,6 +183,7 @@ int npi_client_lease(struct np_client *client, uint64_t bytes);
 void npi_client_own_segment(struct np_client *client, const struct npi_control_frame *frame, int fd);
 uint32_t npi_client_reap(struct np_client *client);
 void npi_client_trim(struct np_client *client, uint64_t now_ns);
+int npi_client_has_room(struct np_client *client, uint32_t slot_class, int last_look);
 uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_class);
 void npi_client_memory_free(struct np_client *client);
 

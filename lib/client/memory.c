@@ -76,6 +76,7 @@ void npi_client_trim(struct np_client *client, uint64_t now_ns) {
   if (now_ns < client->trim_again_ns) return;
   client->trim_again_ns = now_ns + TRIM_EVERY_NS;
   if (client->pool.n_segments <= 1 || client->broker_gone) return;
+  if (client->pool.leased_bytes < client->reserved_bytes + client->segment_bytes) return;
   npi_client_reap(client);
   uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
   if (number != NPI_NONE) return_segment(client, number);
@@ -110,6 +111,29 @@ static int say_dry(struct np_client *client, const char *why) {
                   why);
 }
 
+/* Chunks of other classes that are wholly free, for this one. Walks all records, so not often; insist: all the same. */
+static int take_from_other_classes(struct np_client *client, uint32_t slot_class, uint64_t now, int insist) {
+  if (now < client->uncarve_again_ns && !insist) {
+    client->uncarve_put_off = 1;
+    return 0;
+  }
+  client->uncarve_again_ns = now + UNCARVE_NS;
+  client->uncarve_put_off = 0;
+  return npi_pool_uncarve(&client->pool) > 0 && npi_pool_carve(&client->pool, slot_class) == 0;
+}
+
+/*
+ * Would a loan of this class succeed now, without a word to the broker? Makes room where it can. last_look: nobody
+ * looks again before something is released, so what was put off for its cost is done now.
+ */
+int npi_client_has_room(struct np_client *client, uint32_t slot_class, int last_look) {
+  npi_client_reap(client);
+  if (client->pool.ledger.header->free[slot_class].head != NPI_NONE) return 1;
+  if (npi_pool_carve(&client->pool, slot_class) == 0) return 1;
+  if (npi_pool_larger_class(&client->pool, slot_class) != NPI_NONE) return 1;
+  return take_from_other_classes(client, slot_class, npi_clock_monotonic(), last_look && client->uncarve_put_off);
+}
+
 /* The list of this class is empty. Cheap ways first; at most one call to the broker. NPI_NONE: none to be had. */
 uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_class) {
   struct np_client *client = publisher->client;
@@ -130,10 +154,7 @@ uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_clas
     }
     why = "the broker gave no more";
   }
-  if (now >= client->uncarve_again_ns) {
-    client->uncarve_again_ns = now + UNCARVE_NS;
-    if (npi_pool_uncarve(pool) > 0 && npi_pool_carve(pool, slot_class) == 0) return npi_pool_loan(pool, slot_class);
-  }
+  if (take_from_other_classes(client, slot_class, now, 0)) return npi_pool_loan(pool, slot_class);
   uint32_t larger = npi_pool_larger_class(pool, slot_class);
   if (larger != NPI_NONE) return npi_pool_loan(pool, larger);
   if (client->broker_gone) why = "the broker is away, so no more can be leased";

@@ -117,20 +117,17 @@ int np_fd(struct np_subscriber *subscriber) {
 
 /* ---- credits ----------------------------------------------------------------------------------------- */
 
+static int may_lease(const struct np_client *client) {
+  return client->pool.leased_bytes < client->pool.budget_bytes && !client->broker_gone &&
+         npi_clock_monotonic() >= client->lease_again_ns;
+}
+
 /* May the loan or publish that met a condition go on? Looks at returns as far as needed. */
 static int may_go_on(struct np_publisher *publisher) {
   struct np_client *client = publisher->client;
   if (npi_client_has_news(client)) npi_client_news(client);
   if (publisher->wants_credit && !npi_flow_may_publish(&publisher->flow, publisher->wanted_class)) return 0;
-  if (publisher->wants_slot) {
-    const struct npi_free_list *list = &client->pool.ledger.header->free[publisher->wanted_class];
-    npi_client_reap(client);
-    if (list->head == NPI_NONE && npi_pool_larger_class(&client->pool, publisher->wanted_class) == NPI_NONE &&
-        (client->pool.leased_bytes >= client->pool.budget_bytes || client->broker_gone ||
-         npi_clock_monotonic() < client->lease_again_ns)) {
-      return 0;
-    }
-  }
+  if (publisher->wants_slot && !npi_client_has_room(client, publisher->wanted_class, 0) && !may_lease(client)) return 0;
   publisher->wants_credit = publisher->wants_slot = 0;
   return 1;
 }
@@ -142,7 +139,7 @@ void npi_client_arm_credits(struct np_client *client) {
   int ready = npi_client_has_news(client);
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
     ready = (p->wants_credit && npi_flow_may_publish(&p->flow, p->wanted_class)) ||
-            (p->wants_slot && npi_client_reap(client) > 0);
+            (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
   }
   if (ready) {
     npi_bell_wake_up(&client->credits_bell, npi_clock_monotonic());
@@ -170,6 +167,7 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
       status = NP_OK;
       break;
     }
+    npi_client_trim(client, now);
     uint64_t left = until - now;
     int64_t bound = left < (uint64_t)NPI_SLEEP_BOUND_NS ? (int64_t)left : NPI_SLEEP_BOUND_NS;
     int ready = npi_wait_readable(&client->credits_fd, 1, bound);
