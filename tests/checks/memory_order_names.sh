@@ -49,8 +49,9 @@ for name, (number, kind, place, partners) in rows.items():
             faults.append(f"{where} pairs with [{partner}], but not the other way round")
     if not partners:
         faults.append(f"{where} pairs with nothing")
-    if kind.startswith("release") and any(rows[p][1].startswith("release") for p in partners if p in rows):
-        faults.append(f"{where} is a release and pairs with a release")
+    for one, other in (("release", "acquire"), ("acquire", "release")):
+        if kind.startswith(one) and not all(rows[p][1].startswith(other) for p in partners if p in rows):
+            faults.append(f"{where} is {kind} and pairs with something else than {other}")
     if not (root / place).is_file():
         faults.append(f"{where}: there is no file {place}")
         continue
