@@ -40,7 +40,7 @@ struct run {
   uint64_t waiting[LIST_MAX]; /* to be offered again, in order */
   uint32_t loaned[32];
   uint32_t n_waiting, n_loaned;
-  uint64_t n_published, n_full, n_dropped, n_empty, n_redelivered, n_deaths, n_removed, n_uncarved, n_taken;
+  uint64_t n_published, n_full, n_dropped, n_empty, n_redelivered, n_deaths, n_removed, n_uncarved, n_taken, n_only;
 };
 static struct run run;
 
@@ -188,7 +188,12 @@ static void publish_one(void) {
   }
   struct npi_slot_header *header = npi_pool_slot(&run.pair.pool, npi_pool_record(&run.pair.pool, slot)->handle);
   int foretold = run.pair.flow.kind == NPI_CHANNEL_GROUP ? foretell_group(number) : foretell_broadcast(number);
-  int status = npi_flow_publish(&run.pair.flow, slot, header);
+  struct npi_slot_record *record = npi_pool_record(&run.pair.pool, slot);
+  struct npi_outlet *only =
+      pick(2) ? npi_flow_publish_only(&run.pair.flow, slot, record, header, header->payload_bytes) : NULL;
+  int status = only != NULL ? NP_OK : npi_flow_publish(&run.pair.flow, slot, header);
+  run.n_only += only != NULL;
+  if (only != NULL && npi_flow_reap_is_due(only)) npi_flow_reap_due(&run.pair.flow, only);
   EXPECT(status == foretold);
   run.next_number++;
   if (status == NP_FULL) {
@@ -367,6 +372,7 @@ static void run_steps(uint32_t kind, uint32_t on_full, uint64_t salt) {
 
 Test(core_random, broadcast) {
   run_steps(NPI_CHANNEL_BROADCAST, NPI_ON_FULL_BLOCK, 1);
+  cr_expect_gt(run.n_only, 10);
   cr_expect_gt(run.n_full, 100);
   cr_expect_gt(run.n_dropped, 100);
 }

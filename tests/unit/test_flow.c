@@ -290,6 +290,38 @@ Test(flow, an_outlet_that_was_removed_gets_nothing_more) {
   finish();
 }
 
+Test(flow, the_short_way_to_an_only_subscriber_does_what_the_long_one_does) {
+  begin(NPI_CHANNEL_BROADCAST, NPI_ON_FULL_BLOCK);
+  struct core_end *end = connect_blocking(16);
+  struct event event;
+  for (int i = 0; i < 16; i++) {
+    uint32_t slot = core_fill(&pair, &i, sizeof i);
+    struct npi_slot_record *record = npi_pool_record(&pair.pool, slot);
+    struct npi_slot_header *header = npi_pool_slot(&pair.pool, record->handle);
+    cr_assert_eq(npi_flow_publish_only(&pair.flow, slot, record, header, sizeof i), &end->outlet);
+    cr_assert_eq(core_check(&pair), 0);
+  }
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_PUBLISHED), 16);
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_DELIVERED), 16);
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_BYTES), 16 * sizeof(int));
+  uint32_t slot = core_fill(&pair, "x", 1);
+  struct npi_slot_record *record = npi_pool_record(&pair.pool, slot);
+  struct npi_slot_header *header = npi_pool_slot(&pair.pool, record->handle);
+  cr_expect_null(npi_flow_publish_only(&pair.flow, slot, record, header, 1), "no credit: that is for the long way");
+  for (int i = 0; i < 16; i++) {
+    cr_assert_eq(take(end, &event), NP_OK);
+    cr_expect_eq(event.number, i);
+    cr_expect_eq(event.sequence, (uint64_t)i);
+    npi_inlet_release(&end->inlet, event.element);
+  }
+  npi_flow_reap(&pair.flow);
+  connect_dropping(16);
+  cr_expect_null(npi_flow_publish_only(&pair.flow, slot, record, header, 1), "two subscribers");
+  cr_expect_eq(record->state, NPI_SLOT_LOANED, "and nothing happened");
+  cr_expect_eq(pair.flow.sequence, 16);
+  finish();
+}
+
 /* ---- group -------------------------------------------------------------------------------------------- */
 
 Test(flow, a_group_gives_each_event_to_the_member_with_the_least_outstanding) {
