@@ -58,18 +58,19 @@ uint32_t npi_client_reap(struct np_client *client) {
   return n;
 }
 
+/* Does not wait for the answer: it is on the way of publishers, who never block. Where the socket is full: later. */
 static void return_segment(struct np_client *client, uint32_t number) {
   struct npi_control_frame frame;
-  struct npi_control_frame reply;
   void *base = client->pool.segments[number].base;
   uint64_t bytes = client->pool.segments[number].bytes;
-  if (npi_pool_remove_segment(&client->pool, number) != 0) return;
+  npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, ++client->request, 0);
+  frame.body.return_segment.number = number;
+  if (npi_control_send(client->socket, &frame, NULL, 0) != 0) return;
+  client->control_calls++;
+  npi_pool_remove_segment(&client->pool, number); /* wholly free, or it would not have been chosen */
   npi_memory_unmap(base, bytes);
   close(client->segment_fds[number]);
   client->segment_fds[number] = -1;
-  npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, 0, 0);
-  frame.body.return_segment.number = number;
-  npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS);
 }
 
 void npi_client_trim(struct np_client *client, uint64_t now_ns) {

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "client/client_internal.h"
 #include "client/worker.h"
+#include "os/os_clock.h"
 #include "os/os_wait.h"
 #include "wire/channel.h"
 
@@ -13,6 +14,11 @@ enum { OPEN_TIMEOUT_MS = 5000 };
 
 void np_publisher_options_init(struct np_publisher_options *options) {
   *options = (struct np_publisher_options){.size = sizeof *options};
+}
+
+/* Stands in the header of a slot on loan, where the sequence comes when it is published: whose loan it is. */
+static inline uint64_t loan_mark(const struct np_publisher *publisher) {
+  return (uint64_t)publisher->version << 32 | publisher->index;
 }
 
 static void publisher_unlink(struct np_publisher *publisher) {
@@ -61,6 +67,7 @@ int np_publisher_open(struct np_client *client, const char *channel, const struc
   publisher->next = client->publishers;
   client->publishers = publisher;
   npi_link_adopt_deferred(client);
+  if (client->reserved_bytes < reserve) client->reserved_bytes = reserve;
   while (client->pool.leased_bytes < reserve) {
     uint64_t before = client->pool.leased_bytes;
     status = npi_client_lease(client, reserve - before);
@@ -83,6 +90,7 @@ struct np_publisher *np_publisher_close(struct np_publisher *publisher) {
   if (!npi_client_usable(client)) return NULL;
   if (npi_client_has_news(client)) npi_client_news(client);
   npi_flow_abandon_waiting(&publisher->flow);
+  npi_pool_free_loans(&client->pool, loan_mark(publisher));
   publisher_unlink(publisher);
   for (uint32_t i = 0; i < client->n_links; i++) {
     struct npi_link *link = client->links[i];
@@ -106,8 +114,10 @@ static inline int hand_out(struct np_publisher *publisher, size_t size, uint32_t
   const struct npi_pool *pool = &publisher->client->pool;
   const struct npi_slot_record *record = npi_pool_record(pool, slot);
   struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
-  *header =
-      (struct npi_slot_header){.listener = NPI_NONE, .generation = record->generation, .channel = publisher->channel};
+  *header = (struct npi_slot_header){.sequence = loan_mark(publisher),
+                                     .listener = NPI_NONE,
+                                     .generation = record->generation,
+                                     .channel = publisher->channel};
   *event = (struct np_event){.data = (uint8_t *)header + NPI_SLOT_HEADER_BYTES,
                              .size = size,
                              .priority = NP_PRIORITY_NORMAL,
@@ -241,10 +251,17 @@ NPI_INLINE struct npi_outlet *publish_only(struct np_publisher *publisher, struc
   return outlet;
 }
 
+/* Now and then on the way of a busy publisher, whose subscribers never sleep. */
+enum { TRIM_EVERY_EVENTS = 4096 };
+NPI_INLINE int trim_is_due(const struct np_publisher *publisher) {
+  return NPI_UNLIKELY(publisher->flow.sequence % TRIM_EVERY_EVENTS == 0);
+}
+
 /* After the store: many are out. */
 static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((noinline));
 static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) {
   npi_flow_reap_due(&publisher->flow, outlet);
+  if (trim_is_due(publisher)) npi_client_trim(publisher->client, npi_clock_monotonic());
   if (NPI_UNLIKELY(publisher->flow.broken != 0)) report_lies(publisher);
   return NP_OK;
 }
@@ -258,6 +275,7 @@ int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
 
 static void wake(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
 static void wake(struct np_publisher *publisher, struct npi_outlet *outlet) {
+  npi_client_trim(publisher->client, npi_clock_monotonic()); /* a slow publisher comes by here each time */
   if (!npi_bell_must_ring(outlet->bell)) return;
   npi_event_ring(outlet->bell->fd);
   npi_flow_count(&publisher->flow, NPI_PUBLISHER_WAKES, 1);
@@ -277,6 +295,7 @@ static int publish_and_flush(struct np_publisher *publisher, struct np_event *ev
 static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) {
   int status = publish_any(publisher, event);
   npi_publisher_flush(publisher);
+  if (trim_is_due(publisher)) npi_client_trim(publisher->client, npi_clock_monotonic());
   return status;
 }
 
@@ -291,7 +310,7 @@ int np_publish(struct np_publisher *publisher, struct np_event *event) {
   struct npi_outlet *outlet = publish_only(publisher, event);
   if (NPI_UNLIKELY(outlet == NULL)) return publish_and_flush(publisher, event);
   if (NPI_UNLIKELY(npi_bell_look(outlet->bell))) return wake_and_reap(publisher, outlet);
-  return npi_flow_reap_is_due(outlet) ? reap_some(publisher, outlet) : NP_OK;
+  return npi_flow_reap_is_due(outlet) || trim_is_due(publisher) ? reap_some(publisher, outlet) : NP_OK;
 }
 
 int64_t np_publish_many(struct np_publisher *publisher, struct np_event *events, size_t n) {

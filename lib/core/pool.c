@@ -188,6 +188,24 @@ uint32_t npi_pool_larger_class(const struct npi_pool *pool, uint32_t slot_class)
   return NPI_NONE;
 }
 
+uint32_t npi_pool_free_loans(struct npi_pool *pool, uint64_t mark) {
+  uint32_t n = 0;
+  for (uint32_t number = 0; number < pool->ledger.geometry.segments; number++) {
+    if (pool->segments[number].base == NULL) continue;
+    for (uint32_t chunk = next_run(pool, number, 0); chunk != NPI_NONE; chunk = next_run(pool, number, chunk + 1)) {
+      uint32_t slot_class = pool->ledger.chunks[npi_ledger_chunk_index(&pool->ledger, number, chunk)].slot_class;
+      uint32_t first = npi_ledger_first_record(&pool->ledger, number, chunk);
+      for (uint32_t i = 0; i < npi_class_slots(slot_class); i++) {
+        const struct npi_slot_record *record = npi_pool_record(pool, first + i);
+        if (record->state != NPI_SLOT_LOANED || npi_pool_slot(pool, record->handle)->sequence != mark) continue;
+        npi_pool_free(pool, first + i);
+        n++;
+      }
+    }
+  }
+  return n;
+}
+
 void npi_pool_count(const struct npi_pool *pool, uint64_t *n_free, uint64_t *n_loaned, uint64_t *n_outstanding) {
   uint64_t by_state[5] = {0};
   for (uint32_t number = 0; number < pool->ledger.geometry.segments; number++) {

@@ -53,6 +53,9 @@ uint32_t npi_pool_uncarve(struct npi_pool *pool);
 /* Free slots are rarely of no class but the wanted one: the smallest larger class that has one. NPI_NONE: none. */
 uint32_t npi_pool_larger_class(const struct npi_pool *pool, uint32_t slot_class);
 
+/* Frees the slots on loan whose header says `mark` where the sequence will be; returns how many. Walks all records. */
+uint32_t npi_pool_free_loans(struct npi_pool *pool, uint64_t mark);
+
 /* Slots by state, for statistics; walks all records. */
 void npi_pool_count(const struct npi_pool *pool, uint64_t *n_free, uint64_t *n_loaned, uint64_t *n_outstanding);
 
