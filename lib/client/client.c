@@ -267,6 +267,7 @@ struct np_client *np_disconnect(struct np_client *client) {
   }
   if (client->record != NULL) {
     npi_client_reap(client);
+    npi_client_verify(client);
     npi_control_init(&frame, NPI_CONTROL_GOODBYE, 0, 0);
     npi_client_tell(client, &frame);
   }

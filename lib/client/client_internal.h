@@ -187,6 +187,9 @@ int npi_client_has_room(struct np_client *client, uint32_t slot_class, int last_
 uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_class);
 void npi_client_memory_free(struct np_client *client);
 
+/* verify.c: debug builds check all invariants of the ledger here */
+void npi_client_verify(const struct np_client *client);
+
 /* wait.c */
 void npi_client_arm_events(struct np_client *client);
 void npi_client_bell_attention(struct np_client *client);

@@ -321,6 +321,7 @@ static void end_outlet(struct np_client *client, struct npi_link *link) {
   npi_outlet_take_back(&link->outlet, &client->pool, keeps ? npi_flow_keep : NULL, keeps ? &publisher->flow : NULL);
   npi_link_let_go(client, link);
   npi_links_share_bytes(client);
+  npi_client_verify(client);
   if (keeps && publisher->flow.n_waiting > 0) {
     npi_flow_offer_waiting(&publisher->flow);
     for (uint32_t i = 0; i < publisher->flow.n_outlets; i++) npi_bell_ring_peer(publisher->flow.outlets[i]->bell);

@@ -81,6 +81,7 @@ void npi_client_trim(struct np_client *client, uint64_t now_ns) {
   npi_client_reap(client);
   uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
   if (number != NPI_NONE) return_segment(client, number);
+  npi_client_verify(client);
 }
 
 /* Who holds most of this client's memory: the words of a loan that found nothing. */
