@@ -45,37 +45,50 @@ cmake --build "$build" --parallel --target numapoold "bench_$what" >"$build/benc
   { tail -30 "$build/bench-build.log" >&2; exit 2; }
 
 work=$(mktemp -d)
-instance=bench-$$
-broker=
+brokers=()
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
-  if [[ -n $broker ]]; then
-    kill "$broker" 2>/dev/null || true
-    wait "$broker" 2>/dev/null || true
-  fi
+  for broker in "${brokers[@]}"; do kill "$broker" 2>/dev/null || true; done
+  wait
   rm -rf "$work"
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 export XDG_RUNTIME_DIR=$work
-export NUMAPOOL_INSTANCE=$instance
-unset NUMAPOOL_SOCKET
+unset NUMAPOOL_SOCKET NUMAPOOL_INSTANCE
 
-# start_broker CONFIG: until it serves.
-start_broker() {
-  "$build/bin/numapoold" --config "$1" --instance "$instance" >>"$work/broker.log" 2>&1 &
-  broker=$!
-  for _ in $(seq 200); do
-    [[ -S $work/numapool/$instance/control.sock ]] && return 0
-    kill -0 "$broker" 2>/dev/null || break
-    sleep 0.05
-  done
-  echo "bench: the broker does not start:" >&2
-  cat "$work/broker.log" >&2
+fail() {
+  echo "bench: $1" >&2
+  tail -20 "$work"/*.log >&2 || true
   exit 2
 }
 
+# start_broker INSTANCE CONFIG: until it serves; its process is the last of brokers.
+start_broker() {
+  "$build/bin/numapoold" --config "$2" --instance "$1" >"$work/$1.log" 2>&1 &
+  brokers+=($!)
+  for _ in $(seq 200); do
+    [[ -S $work/numapool/$1/control.sock ]] && return 0
+    kill -0 "${brokers[-1]}" 2>/dev/null || break
+    sleep 0.05
+  done
+  fail "the broker does not start"
+}
+
+# worker_of BROKER: the process that receives for it.
+worker_of() {
+  local found
+  for _ in $(seq 100); do
+    found=$(ps -o pid= --ppid "$1" | head -1 | tr -d ' ')
+    [[ -n $found ]] && { echo "$found"; return 0; }
+    sleep 0.05
+  done
+  return 1
+}
+
+status=0
 if [[ $what == hop ]]; then
+  export NUMAPOOL_INSTANCE=bench-hop-$$
   cat >"$work/hop.yaml" <<'END'
 channels:
   - { name: hop.cycle,  kind: broadcast, credits: 1024, on_full: block }
@@ -83,11 +96,25 @@ channels:
   - { name: hop.ping,   kind: broadcast, credits: 1024, on_full: block }
   - { name: hop.pong,   kind: broadcast, credits: 1024, on_full: block }
 END
-  start_broker "$work/hop.yaml"
-  status=0
+  start_broker "$NUMAPOOL_INSTANCE" "$work/hop.yaml"
   "$build/bench/bench_hop" "${options[@]}" || status=$?
 else
-  status=0
-  "$build/bench/bench_ingest" --broker "$build/bin/numapoold" --work "$work" "${options[@]}" || status=$?
+  port=$((20000 + $$ % 20000))
+  for backend in io_uring epoll; do
+    cat >"$work/$backend.yaml" <<END
+memory: { per_node: 256MiB, per_client: 64MiB, ready: 64MiB }
+ingest: { backend: $backend }
+channels:
+  - { name: bench.in, kind: broadcast, credits: 16384, on_full: block }
+listeners:
+  - { name: datagrams, proto: udp, address: "127.0.0.1:$port", framing: datagram, channel: bench.in, rcvbuf: 16MiB }
+  - { name: frames, proto: tcp, address: "127.0.0.1:$port", framing: { length_prefix: 4, endian: big, includes_prefix: false }, channel: bench.in }
+END
+    start_broker "bench-$backend-$$" "$work/$backend.yaml"
+    worker=$(worker_of "${brokers[-1]}") || fail "the broker starts no worker"
+    options+=(--backend "$backend:bench-$backend-$$:$worker:$port:$port")
+    port=$((port + 1))
+  done
+  "$build/bench/bench_ingest" "${options[@]}" || status=$?
 fi
 exit "$status"
