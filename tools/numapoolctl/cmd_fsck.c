@@ -33,6 +33,13 @@ struct npi_fsck {
   int out_of_memory;
 };
 
+/* Names in a broken registry may hold anything; the line goes to terminals and into JSON. */
+static void make_printable(char *line) {
+  for (; *line != '\0'; line++) {
+    if ((unsigned char)*line < 0x20 || (unsigned char)*line > 0x7e) *line = '?';
+  }
+}
+
 static void add(struct npi_fsck *fsck, struct findings *list, const char *line) {
   for (size_t i = 0; i < list->n; i++) {
     struct finding *finding = &list->finding[i];
@@ -65,6 +72,7 @@ void npi_fsck_find(struct npi_fsck *fsck, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(line, sizeof line, format, arguments);
   va_end(arguments);
+  make_printable(line);
   add(fsck, &fsck->found, line);
 }
 
@@ -74,6 +82,7 @@ void npi_fsck_note(struct npi_fsck *fsck, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(line, sizeof line, format, arguments);
   va_end(arguments);
+  make_printable(line);
   add(fsck, &fsck->notes, line);
 }
 

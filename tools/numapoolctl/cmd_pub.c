@@ -41,7 +41,7 @@ static int read_options(struct pub *pub) {
 static int open_channel(struct pub *pub) {
   struct np_options options;
   np_options_init(&options);
-  options.name = "numapoolctl pub";
+  options.name = "numapoolctl-pub";
   options.instance = pub->command->instance;
   int status = np_connect(&pub->client, &options);
   if (status < 0) return status;
@@ -129,16 +129,38 @@ static int publish_lines(struct pub *pub) {
   return result;
 }
 
+/* Events that subscribers have not given back, as the rings show it; without a view as the library counted last. */
+static uint64_t count_outstanding(struct pub *pub, struct npi_view *view, int has_view) {
+  struct np_client_stats stats = {.size = sizeof stats};
+  struct npi_connection_figures figures;
+  uint64_t n = 0;
+  if (!has_view || npi_view_refresh(view) != 0) {
+    return np_client_stats(pub->client, &stats) == NP_OK ? stats.outstanding_slots : 0;
+  }
+  for (uint32_t i = 0; i < view->n_connections; i++) {
+    const struct npi_connection_record *connection = &view->connections[i];
+    if (npi_view_state(&connection->state) != NPI_CONNECTION_ACTIVE ||
+        connection->publisher_client >= view->n_clients ||
+        view->clients[connection->publisher_client].pid != (uint32_t)getpid()) {
+      continue;
+    }
+    npi_view_connection(view, connection, &figures);
+    if (figures.subscriber_known && figures.published > figures.returned) n += figures.published - figures.returned;
+  }
+  return n;
+}
+
 /* What is with subscribers is theirs, but who looks at the sums wants to see it arrived. */
 static uint64_t linger(struct pub *pub) {
-  struct np_client_stats stats = {.size = sizeof stats};
-  uint64_t until = npi_clock_monotonic() + (uint64_t)pub->linger_ms * 1000000;
-  for (;;) {
-    np_wait_credit(pub->publisher, 0);
-    if (np_client_stats(pub->client, &stats) != NP_OK || stats.outstanding_slots == 0) return 0;
-    if (npi_clock_monotonic() >= until || npi_was_interrupted()) return stats.outstanding_slots;
-    usleep(2000);
+  struct npi_view view;
+  uint64_t until = npi_clock_monotonic() + (uint64_t)pub->linger_ms * 1000000, outstanding;
+  int has_view = npi_open_own_view(pub->command, &view);
+  while ((outstanding = count_outstanding(pub, &view, has_view)) > 0) {
+    if (npi_clock_monotonic() >= until || npi_was_interrupted()) break;
+    usleep(5000);
   }
+  npi_view_close(&view);
+  return outstanding;
 }
 
 static void say_sums(const struct pub *pub, uint64_t outstanding) {

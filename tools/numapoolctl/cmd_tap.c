@@ -24,6 +24,8 @@ struct tap {
   uint64_t count; /* events left to take; UINT64_MAX: no end */
   uint64_t until; /* monotonic ns; UINT64_MAX: no end */
   uint64_t taken;
+  struct npi_view view;
+  int has_view;
 };
 
 static int read_options(struct tap *tap, uint64_t *credits) {
@@ -51,7 +53,7 @@ static int open_channel(struct tap *tap, uint64_t credits) {
   struct np_subscriber_options subscriber_options;
   int given = tap->command->value[NPI_OPTION_CREDITS] != NULL;
   np_options_init(&options);
-  options.name = "numapoolctl tap";
+  options.name = "numapoolctl-tap";
   options.instance = tap->command->instance;
   int status = np_connect(&tap->client, &options);
   if (status < 0) return status;
@@ -103,8 +105,10 @@ static int drain(struct tap *tap, int *result) {
   return tap->count == 0;
 }
 
+/* A client notices that the broker is gone when it needs it; one that only reads has to look. */
 static int broker_is_there(const struct tap *tap) {
   struct np_client_stats stats = {.size = sizeof stats};
+  if (tap->has_view) return npi_view_broker(&tap->view) != NPI_PROCESS_DEAD;
   return np_client_stats(tap->client, &stats) != NP_OK || stats.broker_connected != 0;
 }
 
@@ -151,8 +155,10 @@ int npi_cmd_tap(const struct npi_command *command) {
   if (status < 0) {
     result = npi_complain_client(command, status);
   } else {
+    tap.has_view = npi_open_own_view(command, &tap.view);
     result = follow(&tap);
     say_sums(&tap);
+    npi_view_close(&tap.view);
     np_subscriber_close(tap.subscriber);
   }
   np_disconnect(tap.client);

@@ -27,6 +27,15 @@ int npi_open_view(const struct npi_command *command, struct npi_view *view) {
   return status == NP_ERR_ARGUMENT ? NPI_EXIT_USAGE : NPI_EXIT_ABSENT;
 }
 
+int npi_open_own_view(const struct npi_command *command, struct npi_view *view) {
+  if (npi_view_open(view, command->instance) != 0) return 0;
+  for (uint32_t i = 0; i < view->n_clients; i++) {
+    const struct npi_client_record *client = &view->clients[i];
+    if (npi_view_state(&client->state) == NPI_RECORD_ACTIVE && client->pid == (uint32_t)getpid()) return 1;
+  }
+  return 0;
+}
+
 int npi_print_json(const struct npi_command *command, const json_t *document) {
   if (!command->json) return 0;
   npi_output_json(stdout, document); /* main() looks whether it got out */

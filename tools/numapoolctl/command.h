@@ -56,6 +56,13 @@ int npi_complain(const struct npi_command *command, int exit_status, const char 
 /* The view of the command's instance: NPI_EXIT_OK, or the exit status after a complaint. */
 int npi_open_view(const struct npi_command *command, struct npi_view *view);
 
+/*
+ * The instance that this process is a client of, seen from outside as well: 1, or 0 where that may not be looked
+ * at (the broker is another user's) or the name leads to another one. The view is closed by npi_view_close in both
+ * cases.
+ */
+int npi_open_own_view(const struct npi_command *command, struct npi_view *view);
+
 /* Prints the document when --json was given and returns 1, else 0. */
 int npi_print_json(const struct npi_command *command, const json_t *document);
 

@@ -93,8 +93,18 @@ static void check_sums(struct npi_fsck *fsck, const struct npi_view *view, const
   }
 }
 
-static void found_orphan(void *context, const char *name, uint64_t bytes) {
-  npi_fsck_find(context, "/dev/shm/%s (%" PRIu64 " bytes) is not in the registry: nobody will remove it", name, bytes);
+struct orphan_context {
+  struct npi_fsck *fsck;
+  const struct npi_view *view;
+};
+
+static void found_orphan(void *argument, const char *name, uint64_t bytes) {
+  const struct orphan_context *context = argument;
+  if (npi_view_broker_has_open(context->view, name)) {
+    npi_fsck_note(context->fsck, "/dev/shm/%s (%" PRIu64 " bytes) is being made by the broker", name, bytes);
+  } else {
+    npi_fsck_find(context->fsck, "/dev/shm/%s (%" PRIu64 " bytes) is not in the registry", name, bytes);
+  }
 }
 
 void npi_fsck_segments(struct npi_fsck *fsck, const struct npi_view *view) {
@@ -110,5 +120,6 @@ void npi_fsck_segments(struct npi_fsck *fsck, const struct npi_view *view) {
   }
   check_sums(fsck, view, &sums);
   free(all);
-  if (npi_view_orphans(view, found_orphan, fsck) < 0) npi_fsck_note(fsck, "/dev/shm could not be listed");
+  struct orphan_context context = {fsck, view};
+  if (npi_view_orphans(view, found_orphan, &context) < 0) npi_fsck_note(fsck, "/dev/shm could not be listed");
 }

@@ -250,6 +250,24 @@ int npi_view_has_object(const char *name) {
   return stat(path, &facts) == 0;
 }
 
+int npi_view_broker_has_open(const struct npi_view *view, const char *name) {
+  char folder_path[48], path[320], target[256];
+  int found = 0;
+  if (npi_view_broker(view) == NPI_PROCESS_DEAD) return 0;
+  snprintf(folder_path, sizeof folder_path, "/proc/%u/fd", view->header->broker_pid);
+  DIR *folder = opendir(folder_path);
+  if (folder == NULL) return 0;
+  for (const struct dirent *entry = readdir(folder); entry != NULL && !found; entry = readdir(folder)) {
+    snprintf(path, sizeof path, "%s/%s", folder_path, entry->d_name);
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n <= 0) continue;
+    target[n] = '\0';
+    found = strncmp(target, "/dev/shm/", 9) == 0 && strcmp(target + 9, name) == 0;
+  }
+  closedir(folder);
+  return found;
+}
+
 static int knows_object(const struct npi_view *view, uint64_t object) {
   if (view->header->backend != 0) return 0; /* memfd: nothing of it has a name */
   for (uint32_t i = 0; i < view->n_segments; i++) {

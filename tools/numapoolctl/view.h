@@ -92,6 +92,9 @@ int npi_view_orphans(const struct npi_view *view, void (*found)(void *context, c
 /* 1 when the named object is in /dev/shm. */
 int npi_view_has_object(const char *name);
 
+/* 1 when the living broker has the named object open: it is at work on it. */
+int npi_view_broker_has_open(const struct npi_view *view, const char *name);
+
 /* One line for each instance in /dev/shm; returns how many. */
 unsigned npi_view_list_instances(char *text, size_t bytes);
 
