@@ -32,7 +32,6 @@ struct receiver {
   uint32_t no_order;     /* a group: only what one publisher sent to this member is in order, with gaps */
   _Atomic uint8_t *seen; /* NULL, or a counter for each number: all receivers of a group share it */
   uint64_t n_seen;
-  uint64_t numbers_from; /* with seen: number of publisher p starts at p's own; here always 0 */
   /* steps */
   _Atomic int ready;
   _Atomic int stop; /* take what is there, then end */
@@ -62,7 +61,7 @@ struct sender {
   uint32_t wait_for;   /* subscribers before the first message */
   _Atomic int ready;
   _Atomic int stop;
-  _Atomic int finish; /* publish nothing more, end when told: 1 */
+  _Atomic int done; /* publishes nothing more; waits until all came back */
   _Atomic uint64_t sent;
   _Atomic uint64_t fulls, empties;
 };
