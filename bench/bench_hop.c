@@ -23,7 +23,9 @@ enum {
   STREAM_EVENTS = 400000,
   ROUND_TRIPS = 25000,
   ROUNDS_MAX = 200,
-  ATTEMPTS = 12, /* of one measurement whose probes disagree or that was preempted */
+  ATTEMPTS = 12,        /* of one measurement whose probes disagree or that was preempted */
+  SECONDS_PATIENT = 55, /* from then on, on a busy machine, disturbed measurements are kept */
+  SECONDS_MOST = 80,    /* no further round */
   STEP_CYCLES = 200,
   BARE_CREDITS = 1024, /* as the channels in bench/run.sh have */
 };
@@ -50,6 +52,7 @@ struct sample {
 struct hop {
   unsigned rounds;
   int cores[2];
+  uint64_t started_ns;
   int strict;
   const char *json;
   const char *trace;
@@ -168,6 +171,7 @@ static int probes_agree(const struct sample *sample) {
 /* Until probes agree and nobody was preempted; else the least disturbed of those whose probes agree. */
 static void measure_round(struct hop *hop, enum work work, unsigned round) {
   struct sample *best = &hop->samples[work][round];
+  uint64_t patient_until = hop->started_ns + SECONDS_PATIENT * UINT64_C(1000000000);
   best->valid = 0;
   for (unsigned attempt = 0; attempt < ATTEMPTS; attempt++) {
     struct sample sample;
@@ -179,6 +183,7 @@ static void measure_round(struct hop *hop, enum work work, unsigned round) {
     sample.valid = 1;
     if (!best->valid || sample.preemptions < best->preemptions) *best = sample;
     if (sample.preemptions == 0) return;
+    if (bench_now_ns() > patient_until) break;
     hop->dropped_preempted++;
   }
   hop->disturbed += (unsigned)best->valid;
@@ -417,6 +422,7 @@ int main(int argc, char **argv) {
   static struct hop hop;
   int status;
   read_options(&hop, argc, argv);
+  hop.started_ns = bench_now_ns();
   setvbuf(stdout, NULL, _IOLBF, 0);
   bench_machine_print(stdout);
   hop.pair = bench_shared_memory(sizeof *hop.pair);
@@ -444,6 +450,11 @@ int main(int argc, char **argv) {
     for (enum work work = 0; work < WORK_COUNT; work++) measure(&hop, work, i, &warm);
   }
   for (unsigned round = 0; round < hop.rounds; round++) {
+    if (bench_now_ns() - hop.started_ns > SECONDS_MOST * UINT64_C(1000000000)) {
+      printf("  this machine is too busy: %u rounds in %d s, no more\n", round, SECONDS_MOST);
+      hop.rounds = round;
+      break;
+    }
     for (enum work work = 0; work < WORK_COUNT; work++) measure_round(&hop, work, round);
     const struct sample *trip = &hop.samples[WORK_ROUND_TRIP][round];
     printf("  round %2u: probe %4.0f   cycle %5.1f / %5.1f   stream %5.1f / %5.1f   round trip %4.0f / %4.0f ns\n",

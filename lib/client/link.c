@@ -137,8 +137,14 @@ static struct npi_ring_block *own_block(struct np_client *client, uint64_t offse
   return (void *)(client->page + offset);
 }
 
-static struct npi_ring_block *peer_block(const struct npi_peer *peer, uint64_t offset, uint32_t capacity) {
+/*
+ * A client that is its own peer reads its page where it writes it: two addresses of one line get into each
+ * other's way in a first-level cache that is looked up by address.
+ */
+static struct npi_ring_block *peer_block(struct np_client *client, const struct npi_peer *peer, uint64_t offset,
+                                         uint32_t capacity) {
   uint64_t bytes = npi_ring_block_bytes(capacity);
+  if (peer->client == client->index && peer->version == client->version) return own_block(client, offset, capacity);
   if (offset % NPI_CACHE_LINE != 0 || bytes > peer->page_bytes || offset > peer->page_bytes - bytes) return NULL;
   return (void *)(peer->page + offset);
 }
@@ -149,7 +155,7 @@ static int make_outlet(struct np_client *client, struct npi_link *link, const st
   if (publisher == NULL) return npi_fail(NP_ERR_NOT_FOUND, "no publisher %u", frame->body.connect.endpoint);
   uint32_t capacity = frame->body.connect.capacity;
   struct npi_ring_block *submissions = own_block(client, frame->body.connect.submissions_offset, capacity);
-  struct npi_ring_block *returns = peer_block(link->peer, frame->body.connect.returns_offset, capacity);
+  struct npi_ring_block *returns = peer_block(client, link->peer, frame->body.connect.returns_offset, capacity);
   if (submissions == NULL || returns == NULL) return npi_fail(NP_ERR_PROTOCOL, "ring blocks lie outside their pages");
   struct npi_ledger_connection *entry = NULL;
   for (uint32_t i = 0; i < client->pool.ledger.geometry.connections && entry == NULL; i++) {
@@ -177,7 +183,8 @@ static int make_inlet(struct np_client *client, struct npi_link *link, const str
   while (subscriber != NULL && subscriber->index != frame->body.connect.endpoint) subscriber = subscriber->next;
   if (subscriber == NULL) return npi_fail(NP_ERR_NOT_FOUND, "no subscriber %u", frame->body.connect.endpoint);
   uint32_t capacity = frame->body.connect.capacity;
-  const struct npi_ring_block *submissions = peer_block(link->peer, frame->body.connect.submissions_offset, capacity);
+  const struct npi_ring_block *submissions =
+      peer_block(client, link->peer, frame->body.connect.submissions_offset, capacity);
   struct npi_ring_block *returns = own_block(client, frame->body.connect.returns_offset, capacity);
   if (submissions == NULL || returns == NULL) return npi_fail(NP_ERR_PROTOCOL, "ring blocks lie outside their pages");
   int status =
@@ -204,6 +211,17 @@ static uint32_t publisher_of(const struct np_client *client, uint32_t connection
   return record->publisher;
 }
 
+/* A connection that cannot be made at this end: the broker ends it. */
+static void refuse(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_control_frame report;
+  npi_log(NPI_LOG_ERROR, "connection.refused", "connection=%u peer=%u reason=\"%s\"", frame->body.connect.connection,
+          frame->body.connect.peer, npi_detail());
+  npi_control_init(&report, NPI_CONTROL_REPORT_LIE, 0, 0);
+  report.body.acknowledge.connection = frame->body.connect.connection;
+  report.body.acknowledge.version = frame->body.connect.version;
+  npi_client_tell(client, &report);
+}
+
 static int endpoint_is_known(const struct np_client *client, const struct npi_control_frame *frame) {
   uint32_t endpoint = frame->body.connect.endpoint;
   if (frame->body.connect.role == NPI_ROLE_PUBLISHER) {
@@ -218,12 +236,15 @@ static int endpoint_is_known(const struct np_client *client, const struct npi_co
   return 0;
 }
 
-static int defer(struct np_client *client, const struct npi_control_frame *frame) {
+static void defer(struct np_client *client, const struct npi_control_frame *frame) {
   struct npi_control_frame *deferred = realloc(client->deferred, (client->n_deferred + 1) * sizeof *deferred);
-  if (deferred == NULL) return 0;
+  if (deferred == NULL) {
+    npi_fail(NP_ERR_NO_MEMORY, "no memory to keep the connection for");
+    refuse(client, frame);
+    return;
+  }
   deferred[client->n_deferred++] = *frame;
   client->deferred = deferred;
-  return 1;
 }
 
 /* The connection ended before it was made. */
@@ -266,7 +287,11 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
   uint32_t capacity = frame->body.connect.capacity;
   struct npi_link *link = NULL;
   int status = NP_ERR_PROTOCOL;
-  if (client->opening && !endpoint_is_known(client, frame) && defer(client, frame)) return;
+  if (!endpoint_is_known(client, frame)) {
+    if (client->opening) defer(client, frame);
+    /* Else it crossed the word that this endpoint is closed, which ends it as well: nobody is to blame. */
+    return;
+  }
   if (peer != NULL && npi_is_power_of_two(capacity) && capacity >= NPI_RING_CAPACITY_MIN &&
       capacity <= NPI_CREDITS_MAX && frame->body.connect.limit <= capacity) {
     link = link_new(client);
@@ -281,14 +306,8 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
     link->publisher = publisher_of(client, link->connection);
   }
   if (status != 0) {
-    npi_log(NPI_LOG_ERROR, "connection.refused", "connection=%u peer=%u reason=\"%s\"", frame->body.connect.connection,
-            frame->body.connect.peer, npi_detail());
     if (link != NULL) npi_link_free(client, link);
-    struct npi_control_frame report;
-    npi_control_init(&report, NPI_CONTROL_REPORT_LIE, 0, 0);
-    report.body.acknowledge.connection = frame->body.connect.connection;
-    report.body.acknowledge.version = frame->body.connect.version;
-    npi_client_tell(client, &report);
+    refuse(client, frame);
   }
   npi_links_share_bytes(client);
 }
@@ -334,6 +353,11 @@ void npi_link_end(struct np_client *client, const struct npi_control_frame *fram
                   : reason == NPI_REASON_LIE                                                   ? 0
                                                                                                : NPI_ROLE_PUBLISHER;
   struct npi_link *link = link_find(client, frame->body.disconnect.connection, frame->body.disconnect.version, role);
+  if (link != NULL && role == 0) {
+    /* A client that feeds itself is told twice, once for each end: the publishing one goes first, since it always can. */
+    struct npi_link *outlet = link_find(client, link->connection, link->version, NPI_ROLE_PUBLISHER);
+    if (outlet != NULL) link = outlet;
+  }
   if (link == NULL) {
     undefer(client, frame->body.disconnect.connection, frame->body.disconnect.version);
     /* Refused or let go already: the broker still waits for the word. */
