@@ -70,6 +70,7 @@ int npi_connection_open(struct npi_ingest_listener *listener, int fd, const stru
 
 void npi_connection_active(struct npi_ingest_connection *connection) {
   connection->active_ns = connection->listener->ingest->now_ns;
+  if (connection->is_waiting) return; /* bytes that were on their way when it was stopped: it must not idle out */
   npi_link_put_last(&connection->listener->idle, &connection->in_idle);
 }
 
@@ -168,8 +169,22 @@ uint64_t npi_connections_expire(struct npi_ingest_listener *listener) {
   return next;
 }
 
+/* What is held for paused listeners counts in the pool, but is not theirs. */
+static uint64_t unfinished_bytes(const struct npi_ingest *ingest) {
+  uint64_t bytes = 0;
+
+  for (uint32_t i = 0; i < ingest->n_listeners; i++) {
+    const struct npi_ingest_link *list = &ingest->listeners[i].unfinished;
+    for (const struct npi_ingest_link *link = list->after; link != list; link = link->after)
+      bytes += NPI_LINK_OBJECT(link, struct npi_ingest_connection, in_unfinished)->carry.capacity;
+  }
+  return bytes;
+}
+
 void npi_connections_shrink(struct npi_ingest *ingest) {
-  while (npi_carry_is_over(&ingest->pool)) {
+  uint64_t bytes = unfinished_bytes(ingest);
+
+  while (bytes > ingest->pool.limit_bytes) {
     struct npi_ingest_connection *oldest = NULL;
 
     for (uint32_t i = 0; i < ingest->n_listeners; i++) {
@@ -180,12 +195,12 @@ void npi_connections_shrink(struct npi_ingest *ingest) {
       first = NPI_LINK_OBJECT(listener->unfinished.after, struct npi_ingest_connection, in_unfinished);
       if (!oldest || first->begun_ns < oldest->begun_ns) oldest = first;
     }
-    if (!oldest) return; /* all of it is held for paused listeners: whole frames, which must not be lost */
+    if (!oldest) return;
     npi_log(NPI_LOG_WARNING, "ingest.carry_limit",
             "listener=%s connection=%" PRIu64 " used=%" PRIu64 " limit=%" PRIu64
             " reason=\"unfinished frames use up their memory; the oldest is closed\"",
-            oldest->listener->config.name, oldest->number & UINT64_C(0xffffffffffff), ingest->pool.used_bytes,
-            ingest->pool.limit_bytes);
+            oldest->listener->config.name, oldest->number & UINT64_C(0xffffffffffff), bytes, ingest->pool.limit_bytes);
+    bytes -= oldest->carry.capacity;
     npi_listener_count(oldest->listener, NPI_LISTENER_PARTIAL_AT_END, 1);
     npi_connection_close(oldest, NPI_CLOSE_SLOW);
   }

@@ -262,6 +262,59 @@ STREAM_TEST(a_pause_holds_everything_until_the_sink_goes_on) {
   rig_free(rig);
 }
 
+STREAM_TEST(a_pause_outlasts_the_idle_timeout) {
+  struct rig *rig = rig_new();
+  uint32_t listener = rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_LENGTH_PREFIX);
+  struct text text;
+  uint64_t begin;
+  int fd;
+
+  rig->config[listener].idle_timeout_ms = 100;
+  rig_start(rig, variant);
+  text = make_stream(rig, &rig->config[listener].framing, 100);
+  fd = rig_connect(rig, listener);
+  RIG_UNTIL(rig, rig_count(rig, listener, NPI_LISTENER_ACCEPTED) == 1);
+  rig->refuse_always = NP_FULL;
+  rig_send(rig, fd, text.bytes, text.n); /* several receives: some come after the one that begins the pause */
+  begin = npi_clock_monotonic();
+  RIG_UNTIL(rig, npi_clock_monotonic() - begin > UINT64_C(300000000));
+  cr_assert_eq(rig_count(rig, listener, NPI_LISTENER_CLOSED), 0, "it is not the sender that is silent");
+  rig->refuse_always = 0;
+  shutdown(fd, SHUT_WR);
+  RIG_UNTIL(rig, rig_count(rig, listener, NPI_LISTENER_CLOSED) == 1);
+  expect_identical(rig, listener, 1, &text);
+  free(text.bytes);
+  close(fd);
+  rig_free(rig);
+}
+
+STREAM_TEST(what_a_paused_listener_holds_costs_no_other_its_connections) {
+  struct rig *rig = rig_new();
+  uint32_t paused = rig_listen(rig, NPI_CONFIG_UNIX, NPI_FRAMING_FIXED);
+  uint32_t other = rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_LENGTH_PREFIX);
+  static uint8_t frames[2000], half[1000] = {0, 0, 0x4e, 0x20};
+  int fd[40], innocent;
+
+  rig->carry_bytes = 2 * 32768;
+  rig_start(rig, variant);
+  rig->refuse_always = NP_FULL;
+  for (int i = 0; i < 40; i++) {
+    fd[i] = rig_connect(rig, paused);
+    rig_send(rig, fd[i], frames, sizeof(frames));
+  }
+  RIG_UNTIL(rig, npi_ingest_carry_bytes(rig->ingest) > rig->carry_bytes);
+  innocent = rig_connect(rig, other);
+  rig_send(rig, innocent, half, sizeof(half));
+  RIG_UNTIL(rig, rig_count(rig, other, NPI_LISTENER_RECEIVED_BYTES) == sizeof(half));
+  rig_settle(rig);
+  cr_assert_eq(rig_count(rig, other, NPI_LISTENER_CLOSED), 0);
+  rig->refuse_always = 0;
+  RIG_UNTIL(rig, rig_count(rig, paused, NPI_LISTENER_PAUSED_NOW) == 0);
+  for (int i = 0; i < 40; i++) close(fd[i]);
+  close(innocent);
+  rig_free(rig);
+}
+
 STREAM_TEST(drop_newest_goes_on_reading_and_counts_by_reason) {
   struct rig *rig = rig_new();
   uint32_t listener = rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_NEWLINE);
