@@ -70,6 +70,11 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
       default: fprintf(stderr, "try: numapoold --help\n"); return EXIT_USAGE;
     }
   }
+  if (arguments->instance != NULL && arguments->instance[0] == '\0') {
+    /* As of an unset variable: it must not mean the default instance, with its data. */
+    fprintf(stderr, "numapoold: --instance needs a name\n");
+    return EXIT_USAGE;
+  }
   if (optind == argc) return -1;
   fprintf(stderr, "numapoold: \"%s\" is not an option; a configuration file is given with --config %s\n", argv[optind],
           argv[optind]);
