@@ -54,6 +54,7 @@ static void check_channels(struct npi_fsck *fsck, const struct npi_view *view) {
       if (npi_view_state(&view->channels[j].state) == NPI_RECORD_FREE) continue;
       if (strncmp(view->channels[j].name, record->name, sizeof record->name) != 0) continue;
       npi_fsck_find(fsck, "channels %u and %u have the same name, %.63s", j, i, record->name);
+      break; /* one of them says it: a registry full of one name is not a finding for each pair */
     }
     for (uint32_t j = 0; j < view->n_publishers; j++) {
       n_publishers += npi_view_state(&view->publishers[j].state) != NPI_RECORD_FREE && view->publishers[j].channel == i;

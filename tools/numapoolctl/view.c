@@ -289,9 +289,12 @@ int npi_view_orphans(const struct npi_view *view, void (*found)(void *context, c
     if (strncmp(entry->d_name, prefix, (size_t)length) != 0) continue;
     const char *rest = entry->d_name + length;
     if (strcmp(rest, "registry") == 0) continue;
-    /* "a.1000.registry" is also how the registry of an instance named "<this>.<uid>.a" would end. */
-    size_t rest_length = strlen(rest);
-    if (strncmp(rest, "seg.", 4) != 0 && rest_length > 9 && strcmp(rest + rest_length - 9, ".registry") == 0) continue;
+    /* "kind" or "kind.number" is ours; "1000.seg.5" belongs to an instance named "<this>.<uid>". */
+    size_t letters = strspn(rest, "abcdefghijklmnopqrstuvwxyz");
+    if (letters == 0) continue;
+    if (rest[letters] != '\0' && (rest[letters] != '.' || rest[letters + 1] == '\0' ||
+                                  rest[letters + 1 + strspn(rest + letters + 1, "0123456789")] != '\0'))
+      continue;
     if (strncmp(rest, "seg.", 4) == 0 && rest[4] >= '0' && rest[4] <= '9') {
       uint64_t object = strtoull(rest + 4, &end, 10);
       if (*end == '\0' && knows_object(view, object)) continue;
