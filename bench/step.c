@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 /* Where the second mark is: parent and child are the same program at the same addresses. */
-static void mark(void) __attribute__((noinline, noclone));
+static void mark(void) __attribute__((noinline));
 static void mark(void) {
   __asm__ volatile("nop" ::: "memory");
 }
