@@ -49,8 +49,11 @@ static int check_peers(const struct npi_client *publisher, const struct npi_clie
     return npi_fail(NP_ERR_LIMIT, "client %u (%s) has %u connections: that is the most of one client", full->index,
                     full->name, most);
   }
+  const struct npi_leased *segment;
+  uint32_t n_segments = 0;
+  DL_COUNT(publisher->segments, segment, n_segments);
   int status = npi_session_check_room(publisher, 2);
-  return status != 0 ? status : npi_session_check_room(subscriber, 2 + publisher->broker->registry.segments_per_client);
+  return status != 0 ? status : npi_session_check_room(subscriber, 2 + n_segments);
 }
 
 int npi_connection_prepare(struct npi_publisher *publisher, struct npi_subscriber *subscriber,

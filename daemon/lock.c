@@ -121,11 +121,14 @@ int npi_lock_check_registry(const char *instance) {
   ssize_t n = pread(fd, &header, sizeof header, 0);
   close(fd);
   uint64_t start_time;
-  if (n != (ssize_t)sizeof header || npi_load_acquire_u64(&header.magic) != NPI_MAGIC_REGISTRY) return 0;
+  /* Also without the magic: it comes when memory is ready, and a broker that just starts is one all the same. */
+  if (n != (ssize_t)sizeof header) return 0;
   if (npi_process_boot_id(boot_id, sizeof boot_id) != 0 || strncmp(boot_id, header.boot_id, sizeof boot_id) != 0) {
     return 0; /* of an earlier life of the machine */
   }
   if (header.broker_pid == 0 || npi_process_start_time((pid_t)header.broker_pid, &start_time) != 0) return 0;
+  char state = '?'; /* a zombie is dead: it waits only for its parent */
+  if (npi_process_state((pid_t)header.broker_pid, &state) == 0 && (state == 'Z' || state == 'X')) return 0;
   if (start_time != header.broker_start_time || header.broker_pid == (uint32_t)getpid()) return 0;
   return npi_fail(NP_ERR_EXISTS,
                   "instance \"%s\" is run by process %u already, with another runtime directory; stop that one, or "

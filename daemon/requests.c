@@ -76,7 +76,9 @@ static enum npi_request_result hello(struct npi_session *session, const struct n
   int status = check_hello(session, frame, &node);
   if (status == 0) {
     npi_registry_copy_name(name, sizeof name, frame->body.hello.name, sizeof frame->body.hello.name);
-    if (name[0] == '\0') npi_process_name(session->pid, name, sizeof name);
+    char process[NPI_CLIENT_NAME_BYTES] = ""; /* as free of control characters as the hello's, for logs and tools */
+    if (name[0] == '\0') npi_process_name(session->pid, process, sizeof process);
+    if (name[0] == '\0') npi_registry_copy_name(name, sizeof name, process, sizeof process);
     status = npi_client_new(broker, session, frame->body.hello.kind, node, frame->body.hello.token, name, &client);
   }
   if (status != 0) {
@@ -214,6 +216,8 @@ static int lease(struct npi_client *client, const struct npi_control_frame *fram
 }
 
 static int return_segment(struct npi_client *client, const struct npi_control_frame *frame) {
+  /* While one waits, no request is read; were one read, it could name a segment that the grant still points to. */
+  if (client->grant != NULL) return npi_fail(NP_ERR_STATE, "a lease of this client waits for an answer");
   int status = npi_leases_give_back(client, frame->body.return_segment.number);
   if (status == 0) reply_ok(client, frame);
   return status;

@@ -21,7 +21,7 @@
 
 enum {
   QUEUE_FRAMES_MAX = 4096, /* for one client; over it no new work involves it */
-  QUEUE_READ_MAX = 64,     /* a client with more answers and events waiting is not asked for requests */
+  ANSWERS_MAX = 64,        /* a client with more of them waiting is not asked for requests */
   REQUESTS_PER_TURN = 32,  /* of one client, then others have their turn */
 };
 #define HELLO_PATIENCE_NS UINT64_C(10000000000)
@@ -44,7 +44,7 @@ static void drop_queue(struct npi_session *session) {
     npi_control_close_fds(queued->fds, queued->n_fds);
     free(queued);
   }
-  session->n_queued = 0;
+  session->n_queued = session->n_answers = 0;
 }
 
 /* Sends what waits. 1: the socket is full; < 0: it is at its end. */
@@ -57,9 +57,13 @@ static int flush(struct npi_session *session) {
       return 1;
     }
     if (status == NPI_SOCKET_AGAIN) return 1;
-    if (status != 0) return -1;
+    if (status != 0) {
+      if (status != NPI_SOCKET_END) shutdown(session->fd, SHUT_RDWR);
+      return -1;
+    }
     DL_DELETE(session->queue, first);
     npi_control_close_fds(first->fds, first->n_fds);
+    session->n_answers -= first->frame.head.type < NPI_CONTROL_PEER;
     free(first);
     session->n_queued--;
     session->n_sent++;
@@ -84,6 +88,7 @@ static int enqueue(struct npi_session *session, const struct npi_control_frame *
   }
   DL_APPEND(session->queue, queued);
   session->n_queued++;
+  session->n_answers += frame->head.type < NPI_CONTROL_PEER;
   return 0;
 }
 
@@ -149,7 +154,8 @@ int npi_session_check_room(const struct npi_client *client, uint32_t frames) {
 
 void npi_session_update_watch(struct npi_session *session) {
   int waits = session->client != NULL && session->client->grant != NULL;
-  int reads = session->state <= NPI_SESSION_READY && !waits && session->n_queued <= QUEUE_READ_MAX;
+  /* Events do not count: for some the client's acknowledgement is awaited, and neither side must wait for the other. */
+  int reads = session->state <= NPI_SESSION_READY && !waits && session->n_answers <= ANSWERS_MAX;
   int writes = session->queue != NULL && session->retry.due_ns == 0;
   npi_watch_change(&session->broker->loop, &session->socket_watch,
                    (reads ? (uint32_t)EPOLLIN : 0) | (writes ? (uint32_t)EPOLLOUT : 0));
@@ -275,23 +281,23 @@ static void on_socket(struct npi_watch *watch, uint32_t events) {
   struct npi_broker *broker = session->broker;
   if ((events & EPOLLOUT) != 0 || (session->queue != NULL && session->retry.due_ns == 0)) {
     int status = flush(session);
-    if (status < 0 && (events & EPOLLIN) == 0) {
-      lose_socket(session);
-      return;
-    }
+    if (status < 0) events |= EPOLLHUP;
     if (status == 0 && session->state == NPI_SESSION_LAST_WORDS) {
       over(session, NPI_GONE_EVICTED);
       return;
     }
     npi_session_update_watch(session);
   }
-  if ((watch->events & EPOLLIN) != 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
+  int at_end = (events & (EPOLLHUP | EPOLLERR)) != 0;
+  /* Its last words may still be unread, a goodbye among them: they count whatever waits to be answered. */
+  if (at_end && session->client != NULL) npi_leases_cancel(session->client);
+  if (session->state > NPI_SESSION_READY) {
+    if (at_end) lose_socket(session);
+  } else if (at_end || ((watch->events & EPOLLIN) != 0 && (events & EPOLLIN) != 0)) {
     for (int i = 0; i < REQUESTS_PER_TURN; i++) {
       if (receive_one(session) != 0) goto progress; /* session may be freed */
-      if ((session->socket_watch.events & EPOLLIN) == 0) goto progress;
+      if (!at_end && (session->socket_watch.events & EPOLLIN) == 0) goto progress;
     }
-  } else if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
-    lose_socket(session);
   }
 progress:
   npi_leases_progress(broker);

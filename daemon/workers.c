@@ -286,7 +286,8 @@ void npi_workers_child_ended(struct npi_broker *broker) {
 
 uint32_t npi_workers_number(const struct npi_broker *broker, pid_t pid) {
   for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
-    if (broker->workers.workers[i].pid == pid) return i;
+    if (pid != 0 && broker->workers.workers[i].pid == pid)
+      return i; /* 0: none runs; and peers of other pid namespaces */
   }
   return NPI_NONE;
 }
