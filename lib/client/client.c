@@ -173,6 +173,7 @@ static int say_hello(struct np_client *client, const struct np_options *options,
   snprintf(frame.body.hello.name, sizeof frame.body.hello.name, "%s",
            options->name != NULL ? options->name : program_invocation_short_name);
   int status = npi_client_tell(client, &frame);
+  client->said_hello = status == 0;
   if (status == 0) status = receive_welcome(client, &reply, fds);
   if (status != 0) return status;
   client->index = reply.body.hello_reply.client;
@@ -251,10 +252,22 @@ int np_connect(struct np_client **client, const struct np_options *options) {
   return npi_client_connect(client, options, NPI_CLIENT_APPLICATION);
 }
 
-/* In a forked child: the copies on the heap and of descriptors go, the parent's mappings were never here. */
+/*
+ * In a forked child: the copies of descriptors go, the parent's mappings were never here. What hangs on the copy of
+ * the client stays: the program's handles point into it, and may still be asked (NP_ERR_FORKED).
+ */
 static void free_inherited(struct np_client *client) {
-  if (client->alive != NULL) munmap((void *)client->alive, NPI_PAGE);
-  if (client->socket >= 0) close(client->socket);
+  int fds[] = {client->registry_fd, client->page_fd,    client->ledger_fd,
+               client->events_fd,   client->credits_fd, client->socket};
+  for (const struct npi_peer *peer = client->peers; peer != NULL; peer = peer->next) {
+    if (peer->events_fd >= 0) close(peer->events_fd);
+    if (peer->credits_fd >= 0) close(peer->credits_fd);
+  }
+  for (uint32_t i = 0; client->segment_fds != NULL && i < client->pool.ledger.geometry.segments; i++) {
+    if (client->segment_fds[i] >= 0) close(client->segment_fds[i]);
+  }
+  npi_control_close_fds(fds, (int)NPI_ARRAY_COUNT(fds));
+  munmap((void *)client->alive, NPI_PAGE);
   free(client);
 }
 
@@ -268,6 +281,8 @@ struct np_client *np_disconnect(struct np_client *client) {
   if (client->record != NULL) {
     npi_client_reap(client);
     npi_client_verify(client);
+  }
+  if (client->said_hello) { /* also where no answer came in time: a broker that goes on later must not wait for us */
     npi_control_init(&frame, NPI_CONTROL_GOODBYE, 0, 0);
     npi_client_tell(client, &frame);
   }

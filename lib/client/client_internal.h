@@ -34,6 +34,8 @@ struct npi_peer {
   struct npi_bell_peer credits_bell; /* rung by our subscribers */
   struct npi_segment_view *segments; /* by number */
   uint32_t n_segments;
+  struct npi_segment_view *kept; /* given back by the peer while events of it were held here; unmapped with the peer */
+  uint32_t n_kept;
   uint32_t n_connections;
   int gone; /* the broker said so: freed with its last connection */
   struct npi_peer *next;
@@ -87,6 +89,7 @@ struct np_subscriber {
 struct np_client {
   volatile uint32_t *alive; /* a page that a forked child finds zeroed */
   int socket;
+  int said_hello;
   int broker_gone;
   int draining;
   uint32_t kind;
@@ -96,7 +99,9 @@ struct np_client {
   struct npi_table clients_table, nodes_table, listeners_table, connections_table;
   const struct npi_client_record *record;
   uint32_t events_seen;
+  int news_overdue; /* events are announced and were waited for: not again before one comes */
   uint32_t request;
+  uint32_t awaited; /* number of the request whose answer is waited for; 0: none */
   uint64_t control_calls;
   uint8_t *page;
   uint64_t page_bytes, rings_offset, endpoints_offset, listeners_offset;

@@ -19,6 +19,14 @@ enum {
   TRIM_IDLE_NS = 1000000000,
 };
 
+/* 0: the broker will read it. Where the socket is full: later. */
+static int give_back(struct np_client *client, uint32_t number) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, ++client->request, 0);
+  frame.body.return_segment.number = number;
+  return npi_control_send(client->socket, &frame, NULL, 0);
+}
+
 void npi_client_own_segment(struct np_client *client, const struct npi_control_frame *frame, int fd) {
   uint32_t number = frame->body.segment.number;
   uint64_t bytes = frame->body.segment.bytes;
@@ -31,6 +39,10 @@ void npi_client_own_segment(struct np_client *client, const struct npi_control_f
             npi_detail());
     npi_memory_unmap(base, bytes);
     close(fd);
+    /* Back with it, or each further loan would lease another one that is of no use. */
+    if (number < client->pool.ledger.geometry.segments && client->segments[number].base == NULL)
+      give_back(client, number);
+    client->lease_again_ns = npi_clock_monotonic() + REFUSED_NS;
     return;
   }
   client->segment_fds[number] = fd; /* kept: what outlives the broker can be found through it */
@@ -50,7 +62,7 @@ uint32_t npi_client_reap(struct np_client *client) {
   uint32_t n = 0;
   for (uint32_t i = 0; i < client->n_links; i++) {
     struct npi_link *link = client->links[i];
-    if (link == NULL || link->role != NPI_ROLE_PUBLISHER || link->outlet.broken) continue;
+    if (link == NULL || link->role != NPI_ROLE_PUBLISHER || link->lie_reported) continue;
     int reaped = npi_outlet_reap(&link->outlet, &client->pool, link->outlet.entry->capacity);
     if (reaped > 0) n += (uint32_t)reaped;
     if (reaped == NPI_OUTLET_LIE) npi_link_report_lie(client, link);
@@ -60,12 +72,9 @@ uint32_t npi_client_reap(struct np_client *client) {
 
 /* Does not wait for the answer: it is on the way of publishers, who never block. Where the socket is full: later. */
 static void return_segment(struct np_client *client, uint32_t number) {
-  struct npi_control_frame frame;
   void *base = client->pool.segments[number].base;
   uint64_t bytes = client->pool.segments[number].bytes;
-  npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, ++client->request, 0);
-  frame.body.return_segment.number = number;
-  if (npi_control_send(client->socket, &frame, NULL, 0) != 0) return;
+  if (give_back(client, number) != 0) return;
   client->control_calls++;
   npi_pool_remove_segment(&client->pool, number); /* wholly free, or it would not have been chosen */
   npi_memory_unmap(base, bytes);

@@ -24,6 +24,10 @@ void npi_peer_free(struct np_client *client, struct npi_peer *peer) {
   for (uint32_t i = 0; peer->segments != NULL && i < peer->n_segments; i++) {
     npi_memory_unmap((void *)(uintptr_t)peer->segments[i].base, peer->segments[i].bytes);
   }
+  for (uint32_t i = 0; i < peer->n_kept; i++) {
+    npi_memory_unmap((void *)(uintptr_t)peer->kept[i].base, peer->kept[i].bytes);
+  }
+  free(peer->kept);
   npi_memory_unmap(peer->page, peer->page_bytes);
   if (peer->events_fd >= 0) close(peer->events_fd);
   if (peer->credits_fd >= 0) close(peer->credits_fd);
@@ -86,12 +90,41 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   peer->segments[number] = (struct npi_segment_view){.base = base, .bytes = bytes};
 }
 
+/* Does the program hold an event that lies in this segment? */
+static int is_held(const struct np_client *client, const struct npi_peer *peer, uint32_t number) {
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    const struct npi_link *link = client->links[i];
+    if (link == NULL || link->role != NPI_ROLE_SUBSCRIBER || link->peer != peer) continue;
+    for (uint32_t credit = 0; npi_inlet_held(&link->inlet) > 0 && credit < link->inlet.capacity; credit++) {
+      uint64_t element = link->inlet.held[credit];
+      if (element != 0 && npi_handle_segment(npi_element_handle(element)) == number) return 1;
+    }
+  }
+  return 0;
+}
+
+/*
+ * A publisher says that nobody has anything of it. Where that is wrong (a lie, or its slots came back when the
+ * connection was closed for one) the program's pointers into the segment must stay pointers into something.
+ */
+static void keep_mapped(struct npi_peer *peer, const struct npi_segment_view *segment) {
+  struct npi_segment_view *kept = realloc(peer->kept, (peer->n_kept + 1) * sizeof *kept);
+  if (kept == NULL) return; /* stays mapped as well, and for good */
+  kept[peer->n_kept++] = *segment;
+  peer->kept = kept;
+}
+
 void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame) {
   struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
   uint32_t number = frame->body.segment.number;
   if (peer == NULL || number >= peer->n_segments) return;
-  npi_memory_unmap((void *)(uintptr_t)peer->segments[number].base, peer->segments[number].bytes);
+  struct npi_segment_view segment = peer->segments[number];
   peer->segments[number] = (struct npi_segment_view){0};
+  if (segment.base != NULL && is_held(client, peer, number)) {
+    keep_mapped(peer, &segment);
+  } else {
+    npi_memory_unmap((void *)(uintptr_t)segment.base, segment.bytes);
+  }
 }
 
 void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version) {

@@ -89,6 +89,7 @@ struct np_publisher *np_publisher_close(struct np_publisher *publisher) {
   struct npi_control_frame reply;
   if (!npi_client_usable(client)) return NULL;
   if (npi_client_has_news(client)) npi_client_news(client);
+  if (npi_flow_offer_waiting(&publisher->flow) > 0) npi_publisher_flush(publisher);
   npi_flow_abandon_waiting(&publisher->flow);
   npi_pool_free_loans(&client->pool, loan_mark(publisher));
   publisher_unlink(publisher);

@@ -17,6 +17,20 @@ static int broker_is_gone(struct np_client *client) {
       "restart numapoold");
 }
 
+/* The answer to a request that was given up: what it opened belongs to nobody here. */
+static void undo_late(struct np_client *client, const struct npi_control_frame *reply) {
+  struct npi_control_frame frame;
+  int is_publisher = reply->head.type == NPI_CONTROL_OPEN_PUBLISHER;
+  if (reply->head.status < 0 || (!is_publisher && reply->head.type != NPI_CONTROL_OPEN_SUBSCRIBER)) return;
+  npi_control_init(&frame, is_publisher ? NPI_CONTROL_CLOSE_PUBLISHER : NPI_CONTROL_CLOSE_SUBSCRIBER, ++client->request,
+                   0);
+  frame.body.close_endpoint.index =
+      is_publisher ? reply->body.open_publisher_reply.publisher : reply->body.open_subscriber_reply.subscriber;
+  frame.body.close_endpoint.version = is_publisher ? reply->body.open_publisher_reply.publisher_version
+                                                   : reply->body.open_subscriber_reply.subscriber_version;
+  npi_client_tell(client, &frame);
+}
+
 /* 0: one frame was received and, if it was an event, processed. NPI_SOCKET_AGAIN: none there. */
 static int receive_one(struct np_client *client, struct npi_control_frame *frame) {
   int fds[NPI_CONTROL_FDS_MAX];
@@ -34,6 +48,7 @@ static int receive_one(struct np_client *client, struct npi_control_frame *frame
     frame->head.type = 0;
   } else {
     npi_control_close_fds(fds, n_fds); /* after the hello, replies carry none */
+    if (frame->head.request != client->awaited) undo_late(client, frame);
   }
   return 0;
 }
@@ -53,17 +68,14 @@ int npi_client_tell(struct np_client *client, struct npi_control_frame *frame) {
   }
 }
 
-int npi_client_request(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
-                       int64_t timeout_ms) {
+/* Receives until the answer is there; events and late answers in between are dealt with. */
+static int await(struct np_client *client, const struct npi_control_frame *frame, struct npi_control_frame *reply,
+                 int64_t timeout_ms) {
   uint64_t until = npi_clock_monotonic() + (uint64_t)timeout_ms * 1000000;
-  frame->head.request = ++client->request;
-  client->control_calls++;
-  int status = npi_client_tell(client, frame);
-  if (status != 0) return status;
   for (;;) {
-    status = receive_one(client, reply);
+    int status = receive_one(client, reply);
     if (status < 0) return status;
-    if (status == 0 && reply->head.type == frame->head.type && reply->head.request == frame->head.request) break;
+    if (status == 0 && reply->head.type == frame->head.type && reply->head.request == frame->head.request) return 0;
     if (status != NPI_SOCKET_AGAIN) continue; /* an event, or the late answer to a request that timed out */
     uint64_t now = npi_clock_monotonic();
     if (now >= until) {
@@ -73,6 +85,16 @@ int npi_client_request(struct np_client *client, struct npi_control_frame *frame
     status = npi_wait_readable(&client->socket, 1, (int64_t)(until - now));
     if (status < 0) return status;
   }
+}
+
+int npi_client_request(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
+                       int64_t timeout_ms) {
+  frame->head.request = client->awaited = ++client->request;
+  client->control_calls++;
+  int status = npi_client_tell(client, frame);
+  if (status == 0) status = await(client, frame, reply, timeout_ms);
+  client->awaited = 0;
+  if (status != 0) return status;
   if (reply->head.status < 0) {
     reply->body.text[NPI_CONTROL_TEXT_BYTES - 1] = '\0';
     return npi_fail(reply->head.status, "%s", reply->body.text);
@@ -82,14 +104,16 @@ int npi_client_request(struct np_client *client, struct npi_control_frame *frame
 
 void npi_client_news(struct np_client *client) {
   struct npi_control_frame frame;
-  int waited = 0;
   while (!client->broker_gone) {
     int status = receive_one(client, &frame);
-    if (status == 0) continue;
+    if (status == 0) {
+      client->news_overdue = 0;
+      continue;
+    }
     if (status != NPI_SOCKET_AGAIN) return;
-    if (!npi_client_has_news(client) || waited) return;
-    /* Announced and not here: the broker's own queue is behind because our socket was full. */
-    waited = 1;
+    if (!npi_client_has_news(client) || client->news_overdue) return;
+    /* Announced and not here: the broker's own queue is behind because our socket was full. Once: it may be stopped. */
+    client->news_overdue = 1;
     npi_wait_readable(&client->socket, 1, NEWS_WAIT_NS);
   }
   /* The broker is gone and its last events are lost: what is announced counts as seen, or every call would look. */

@@ -189,8 +189,11 @@ static int take_any(struct np_subscriber *subscriber, struct np_event *event) {
     struct npi_link *link = next_inlet(subscriber, &element);
     /* After the look: a segment or an end that was announced before the element was stored is seen here. */
     if (NPI_UNLIKELY(npi_client_has_news(client))) {
+      uint32_t seen = client->events_seen;
       npi_client_news(client);
-      continue;
+      if (client->events_seen != seen) continue; /* link may be gone */
+      /* The rest is still with the broker, who may be stopped. No element that is here needs it: a segment is leased
+       * only when its announcement has left for the sockets of all who will see it. */
     }
     if (link == NULL) {
       if (NPI_UNLIKELY(client->events_fd_used || subscriber->n_draining > 0) && found_nothing(subscriber)) continue;

@@ -5,6 +5,7 @@
  */
 #include "base/status.h"
 #include "client/client_internal.h"
+#include "client/worker.h"
 #include "os/os_clock.h"
 #include "os/os_wait.h"
 
@@ -15,6 +16,11 @@ enum {
 
 void npi_bell_ring_peer(struct npi_bell_peer *peer) {
   if (npi_bell_look(peer) && npi_bell_must_ring(peer)) npi_event_ring(peer->fd);
+}
+
+/* When a wait is over; a time that the clock never reaches is for ever. */
+static uint64_t end_of(uint64_t now, int64_t timeout_ms) {
+  return timeout_ms < 0 || timeout_ms > INT64_MAX / 1000000 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
 }
 
 static void go_to_sleep(struct npi_bell *bell) {
@@ -80,7 +86,7 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
     if (npi_subscriber_has(subscriber)) return NP_OK;
   }
   uint64_t now = npi_clock_monotonic();
-  uint64_t until = timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
+  uint64_t until = end_of(now, timeout_ms);
   npi_bell_calm(bell, now);
   int status = NP_OK;
   while (!found) {
@@ -102,8 +108,8 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
     }
   }
   if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
-  /* This sleep may have taken a wake-up that another subscriber's epoll is waiting for. */
-  if (client->events_fd_used && any_subscriber_has(client)) npi_event_ring(client->events_fd);
+  /* This sleep may have taken the wake-up of another subscriber's epoll, and has ended the episode that it slept in. */
+  if (client->events_fd_used) npi_client_arm_events(client);
   return found ? NP_OK : status;
 }
 
@@ -122,14 +128,27 @@ static int may_lease(const struct np_client *client) {
          npi_clock_monotonic() >= client->lease_again_ns;
 }
 
+static int may_publish(struct np_publisher *publisher) {
+  int may = npi_flow_may_publish(&publisher->flow, publisher->wanted_class);
+  npi_publisher_flush(publisher); /* a group's waiting events may have gone to members that sleep */
+  /* The look was at returns: who lied there must be reported here, since no publish follows where all wait for it. */
+  if (publisher->flow.broken != 0) {
+    publisher->flow.broken = 0;
+    npi_client_reap(publisher->client);
+  }
+  return may;
+}
+
 /* May the loan or publish that met a condition go on? Looks at returns as far as needed. */
 static int may_go_on(struct np_publisher *publisher) {
   struct np_client *client = publisher->client;
   if (npi_client_has_news(client)) npi_client_news(client);
-  if (publisher->wants_credit && !npi_flow_may_publish(&publisher->flow, publisher->wanted_class)) return 0;
-  if (publisher->wants_slot && !npi_client_has_room(client, publisher->wanted_class, 0) && !may_lease(client)) return 0;
-  publisher->wants_credit = publisher->wants_slot = 0;
-  return 1;
+  int go = !publisher->wants_credit && !publisher->wants_slot;
+  if (publisher->wants_credit) go = may_publish(publisher);
+  /* Either will do: a loan that failed long ago must not hold up a publish that has its credit now. */
+  if (!go && publisher->wants_slot) go = npi_client_has_room(client, publisher->wanted_class, 0) || may_lease(client);
+  if (go) publisher->wants_credit = publisher->wants_slot = 0;
+  return go;
 }
 
 /* As npi_client_arm_events, for publishers that met NP_FULL or NP_EMPTY. */
@@ -138,8 +157,7 @@ void npi_client_arm_credits(struct np_client *client) {
   go_to_sleep(&client->credits_bell);
   int ready = npi_client_has_news(client);
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
-    ready = (p->wants_credit && npi_flow_may_publish(&p->flow, p->wanted_class)) ||
-            (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
+    ready = (p->wants_credit && may_publish(p)) || (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
   }
   if (ready) {
     npi_bell_wake_up(&client->credits_bell, npi_clock_monotonic());
@@ -158,7 +176,7 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
     if (may_go_on(publisher)) return NP_OK;
   }
   uint64_t now = npi_clock_monotonic();
-  uint64_t until = timeout_ms < 0 ? UINT64_MAX : now + (uint64_t)timeout_ms * 1000000;
+  uint64_t until = end_of(now, timeout_ms);
   npi_bell_calm(bell, now);
   int status = NP_TIMEOUT;
   for (;;) {
@@ -182,6 +200,12 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
     if (ready < 0 || now >= until) break;
   }
   if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
+  /* As np_wait: another publisher's epoll may sleep. */
+  for (const struct np_publisher *p = client->publishers; client->credits_fd_used && p != NULL; p = p->next) {
+    if (!p->wants_credit && !p->wants_slot) continue;
+    npi_client_arm_credits(client);
+    break;
+  }
   return status;
 }
 

@@ -36,6 +36,7 @@ static int lie(struct npi_outlet *outlet) __attribute__((cold, noinline));
 static int lie(struct npi_outlet *outlet) {
   outlet->broken = 1;
   outlet->entry->limit = 0; /* nothing more for it; the broker ends the connection */
+  outlet->blocking = 0;     /* until then, and where the broker is away, nobody waits for a liar */
   npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_RETURNED], outlet->entry->returned);
   return NPI_OUTLET_LIE;
 }

@@ -31,10 +31,21 @@ int npi_locate_default(const char *instance, char *path, size_t bytes) {
                   instance, bytes);
 }
 
-/* A directory below /tmp is only believed where it is ours: anybody may have made it. */
-static int trusted(int i, const char *path) {
+/*
+ * A directory below /tmp is only believed where it is ours and nobody else may write in it: anybody may have made it,
+ * and could put another socket there between our look and our connect.
+ */
+static int is_ours(const char *path) {
   struct stat status;
-  return i != 2 || (stat(path, &status) == 0 && status.st_uid == geteuid());
+  return lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid() &&
+         (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+static int trusted(int i, const char *folder) {
+  char parent[200];
+  if (i != 2) return 1;
+  snprintf(parent, sizeof parent, "/tmp/numapool-%u", (unsigned)geteuid());
+  return is_ours(parent) && is_ours(folder);
 }
 
 int npi_locate_socket(const char *instance, char *path, size_t bytes) {
@@ -51,7 +62,7 @@ int npi_locate_socket(const char *instance, char *path, size_t bytes) {
     if (!place(i, instance, folder, sizeof folder)) continue;
     snprintf(socket, sizeof socket, "%s/control.sock", folder);
     if (first[0] == '\0') snprintf(first, sizeof first, "%s", socket);
-    if (stat(socket, &status) != 0 || !S_ISSOCK(status.st_mode) || !trusted(i, socket)) continue;
+    if (stat(socket, &status) != 0 || !S_ISSOCK(status.st_mode) || !trusted(i, folder)) continue;
     if ((size_t)snprintf(path, bytes, "%s", socket) < bytes) return 0;
   }
   if (first[0] != '\0' && (size_t)snprintf(path, bytes, "%s", first) < bytes) return 0;
