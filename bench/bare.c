@@ -72,3 +72,25 @@ uint64_t bare_subscribe(struct bare *bare, uint64_t n) {
   for (uint64_t i = 0; i < n;) i += (uint64_t)take(bare, &sum);
   return sum;
 }
+
+void bare_ping(struct bare *there, struct bare *back, uint64_t *took, uint64_t n) {
+  for (uint64_t i = 0; i < n; i++) {
+    uint64_t sum = 0;
+    uint64_t from = bench_stamp();
+    publish(there, i);
+    while (!take(back, &sum)) {
+    }
+    took[i] = bench_stamp() - from;
+    if (sum != bench_payload_sum(i, 1)) bench_die("bare round trip: what was read is not what was written");
+  }
+}
+
+void bare_pong(struct bare *there, struct bare *back, uint64_t n) {
+  for (uint64_t i = 0; i < n; i++) {
+    uint64_t sum = 0;
+    while (!take(there, &sum)) {
+    }
+    publish(back, i);
+    if (sum != bench_payload_sum(i, 1)) bench_die("bare round trip: what was read is not what was written");
+  }
+}

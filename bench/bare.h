@@ -31,4 +31,8 @@ uint64_t bare_cycle(struct bare *bare, uint64_t n);
 void bare_publish(struct bare *bare, uint64_t n);
 uint64_t bare_subscribe(struct bare *bare, uint64_t n);
 
+/* One event each way, over two pairs of rings; took[i] in stamps, as hop_ping. */
+void bare_ping(struct bare *there, struct bare *back, uint64_t *took, uint64_t n);
+void bare_pong(struct bare *there, struct bare *back, uint64_t n);
+
 #endif

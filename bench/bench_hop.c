@@ -35,7 +35,7 @@ enum {
 #define STREAM_MOST  20.0
 #define ROUND_MOST   1.4
 
-enum job { JOB_PROBE = 1, JOB_BARE_STREAM, JOB_STREAM, JOB_PONG, JOB_QUIT };
+enum job { JOB_PROBE = 1, JOB_BARE_STREAM, JOB_STREAM, JOB_BARE_PONG, JOB_PONG, JOB_QUIT };
 enum work { WORK_CYCLE, WORK_STREAM, WORK_ROUND_TRIP, WORK_COUNT };
 static const char *const work_names[WORK_COUNT] = {"cycle", "stream", "round_trip"};
 static const char *const work_titles[WORK_COUNT] = {"one-core cycle, ns", "one-way stream, ns/event",
@@ -46,6 +46,7 @@ struct sample {
   double probe_before, probe_after; /* p50 */
   double floor, ours;
   double floor_p99, ours_p99; /* round trip only */
+  double bare;                /* round trip only: over bare rings */
   uint64_t preemptions;
 };
 
@@ -57,7 +58,7 @@ struct hop {
   const char *json;
   const char *trace;
   struct bench_pair *pair;
-  struct bare bare_cycle, bare_stream;
+  struct bare bare_cycle, bare_stream, bare_there, bare_back;
   struct hop_side side;
   unsigned dropped_probe, dropped_preempted, disturbed;
   struct sample samples[WORK_COUNT][ROUNDS_MAX];
@@ -80,6 +81,7 @@ static _Noreturn void run_partner(struct hop *hop) {
       case JOB_PROBE: bench_probe_answer(pair); break;
       case JOB_BARE_STREAM: result = bare_subscribe(&hop->bare_stream, pair->argument); break;
       case JOB_STREAM: result = hop_stream_subscribe(&hop->side, pair->argument); break;
+      case JOB_BARE_PONG: bare_pong(&hop->bare_there, &hop->bare_back, pair->argument); break;
       case JOB_PONG: hop_pong(&hop->side, pair->argument); break;
       default:
         hop_close(&hop->side);
@@ -130,6 +132,10 @@ static double time_stream(struct hop *hop) {
 
 static void time_round_trip(struct hop *hop, struct sample *sample) {
   static uint64_t took[ROUND_TRIPS];
+  bench_job_start(hop->pair, JOB_BARE_PONG, ROUND_TRIPS);
+  bare_ping(&hop->bare_there, &hop->bare_back, took, ROUND_TRIPS);
+  bench_job_finish(hop->pair);
+  sample->bare = bench_percentile(took, ROUND_TRIPS, 50);
   bench_job_start(hop->pair, JOB_PONG, ROUND_TRIPS);
   hop_ping(&hop->side, took, ROUND_TRIPS);
   bench_job_finish(hop->pair);
@@ -228,7 +234,7 @@ struct result {
   struct bench_summary floor, ours, ratio, probe;
 };
 
-enum field { FIELD_TYPICAL, FIELD_P99 };
+enum field { FIELD_TYPICAL, FIELD_P99, FIELD_BARE };
 
 static int is_near(const struct sample *sample) {
   return (sample->probe_before + sample->probe_after) / 2 < NEAR_NS;
@@ -243,7 +249,7 @@ static struct result summarize(const struct hop *hop, enum work work, enum field
   for (unsigned i = 0; i < hop->rounds; i++) {
     const struct sample *sample = &hop->samples[work][i];
     if (!sample->valid || is_near(sample) != near) continue;
-    floor[n] = field == FIELD_P99 ? sample->floor_p99 : sample->floor;
+    floor[n] = field == FIELD_P99 ? sample->floor_p99 : field == FIELD_BARE ? sample->bare : sample->floor;
     ours[n] = field == FIELD_P99 ? sample->ours_p99 : sample->ours;
     ratio[n] = ours[n] / floor[n];
     probe[n] = (sample->probe_before + sample->probe_after) / 2;
@@ -288,6 +294,8 @@ static unsigned print_placement(const struct hop *hop, int near) {
     missed += !met;
     print_line(work_titles[WORK_ROUND_TRIP], &result[WORK_ROUND_TRIP], "<= 1.4 x", met);
     print_line("round trip p99, ns", &p99, NULL, 1);
+    struct result bare = summarize(hop, WORK_ROUND_TRIP, FIELD_BARE, near);
+    print_line("  p50 beside bare rings", &bare, NULL, 1);
   }
   return missed;
 }
@@ -350,7 +358,8 @@ static void json_rounds(FILE *file, const struct hop *hop) {
               separator, work_names[work], i, is_near(sample) ? "near" : "far", sample->probe_before,
               sample->probe_after, sample->floor, sample->ours, (unsigned long long)sample->preemptions);
       if (work == WORK_ROUND_TRIP)
-        fprintf(file, ", \"floor_p99\": %.1f, \"numapool_p99\": %.1f", sample->floor_p99, sample->ours_p99);
+        fprintf(file, ", \"bare_rings\": %.1f, \"floor_p99\": %.1f, \"numapool_p99\": %.1f", sample->bare,
+                sample->floor_p99, sample->ours_p99);
       fprintf(file, "}");
       separator = ",";
     }
@@ -384,6 +393,8 @@ static void write_json(const struct hop *hop, unsigned missed) {
       json_result(file, work_names[work], &result, ",");
     }
     struct result p99 = summarize(hop, WORK_ROUND_TRIP, FIELD_P99, near);
+    struct result bare = summarize(hop, WORK_ROUND_TRIP, FIELD_BARE, near);
+    json_result(file, "round_trip_bare_rings", &bare, ",");
     json_result(file, "round_trip_p99", &p99, "");
     fprintf(file, "    }%s\n", near ? "," : "");
   }
@@ -428,6 +439,8 @@ int main(int argc, char **argv) {
   hop.pair = bench_shared_memory(sizeof *hop.pair);
   bare_init(&hop.bare_cycle, BARE_CREDITS);
   bare_init(&hop.bare_stream, BARE_CREDITS);
+  bare_init(&hop.bare_there, BARE_CREDITS);
+  bare_init(&hop.bare_back, BARE_CREDITS);
   bench_pin(hop.cores[0]);
   bench_stamp_ns();
   printf("hop: %d rounds, %d B written and read, cores %d and %d\n", hop.rounds, BENCH_PAYLOAD_BYTES, hop.cores[0],
