@@ -82,7 +82,12 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
     credit_slot[credit] = NPI_NONE;
     credit_stack[n] = (uint16_t)credit;
     bytes_out -= npi_class_stride(record->slot_class);
-    if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) npi_free_list_push(lists, records, slot);
+    if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) {
+      npi_free_list_push(lists, records, slot);
+      struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
+      npi_prefetch_for_write(header);
+      npi_prefetch_for_write(header + 1);
+    }
   }
   if (n > 0) {
     entry->returned = from + n;
