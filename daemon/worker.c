@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "client/worker.h"
+#include "core/counters.h"
 #include "daemon/ingest.h"
 #include "daemon/ingest_publish.h"
 #include "daemon/worker_setup.h"
@@ -30,7 +31,7 @@
 #include "os/os_clock.h"
 #include "os/os_numa.h"
 
-enum { CONNECT_TIMEOUT_MS = 5000, LISTENERS_MAX = 4096, ORPHAN_DRAIN_MS = 1000 };
+enum { CONNECT_TIMEOUT_MS = 5000, LISTENERS_MAX = 4096, ORPHAN_DRAIN_MS = 1000, DRAIN_LAST_MS = 500 };
 
 #define TURN_NS_MAX UINT64_C(1000000000)
 #define CARE_NS     UINT64_C(100000000) /* between looks at memory that can go back */
@@ -195,16 +196,34 @@ static int run(struct worker *worker) {
   return result;
 }
 
+/* Frames of all listeners that found no slot or no credit. */
+static uint64_t count_dropped(const struct worker *worker) {
+  uint64_t n = 0;
+
+  for (uint32_t i = 0; i < worker->setup->n_listeners; i++) {
+    const struct npi_listener_counters *counters =
+        npi_client_listener_counters(worker->client, worker->setup->listener[i].registry_index);
+    n += npi_load_relaxed_u64(&counters->value[NPI_LISTENER_DROPPED_POOL]);
+    n += npi_load_relaxed_u64(&counters->value[NPI_LISTENER_DROPPED_CREDIT]);
+  }
+  return n;
+}
+
 static int drain(struct worker *worker) {
-  uint64_t wait_ms = worker->is_orphan ? ORPHAN_DRAIN_MS : worker->setup->drain_timeout_ms;
+  uint64_t limit_ms = worker->setup->drain_timeout_ms;
+  /* At its limit the broker kills: some of the time is for counting what found no slot, and for a goodbye. */
+  uint64_t last_ms = limit_ms / 4 < DRAIN_LAST_MS ? limit_ms / 4 : DRAIN_LAST_MS;
+  uint64_t wait_ms = worker->is_orphan ? ORPHAN_DRAIN_MS : limit_ms - last_ms;
   uint64_t begin = npi_clock_monotonic();
+  uint64_t dropped = count_dropped(worker);
   int result;
 
   npi_log(NPI_LOG_INFO, "worker.drain", "worker=%u connections=%u broker=%s", worker->setup->worker,
           npi_ingest_connections(worker->ingest), worker->is_orphan ? "gone" : "here");
   result = npi_ingest_drain(worker->ingest, begin + wait_ms * NS_PER_MS);
-  npi_log(NPI_LOG_INFO, "worker.drained", "worker=%u ms=%" PRIu64, worker->setup->worker,
-          (npi_clock_monotonic() - begin) / NS_PER_MS);
+  dropped = count_dropped(worker) - dropped;
+  npi_log(dropped > 0 ? NPI_LOG_WARNING : NPI_LOG_INFO, "worker.drained", "worker=%u ms=%" PRIu64 " dropped=%" PRIu64,
+          worker->setup->worker, (npi_clock_monotonic() - begin) / NS_PER_MS, dropped);
   return result;
 }
 
