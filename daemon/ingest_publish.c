@@ -42,7 +42,9 @@ int npi_ingest_publishers_add(struct npi_ingest_publishers *publishers, struct n
 }
 
 void npi_ingest_publishers_deinit(struct npi_ingest_publishers *publishers) {
-  for (uint32_t i = 0; i < publishers->n_outlets; i++) np_publisher_close(publishers->outlets[i].publisher);
+  for (uint32_t i = 0; publishers->outlets != NULL && i < publishers->n_outlets; i++) {
+    np_publisher_close(publishers->outlets[i].publisher);
+  }
   free(publishers->routes);
   free(publishers->outlets);
   *publishers = (struct npi_ingest_publishers){0};

@@ -60,10 +60,11 @@ void npi_ring_space_give(struct npi_ring_space *space, uint64_t offset, uint64_t
     after->bytes += bytes;
   } else {
     if (space->n_gaps == space->room) {
-      struct npi_ring_gap *grown = realloc(space->gaps, 2 * space->room * sizeof *grown);
+      uint32_t room = space->room > 0 ? 2 * space->room : 8;
+      struct npi_ring_gap *grown = realloc(space->gaps, room * sizeof *grown);
       if (grown == NULL) return; /* the place is lost until its client goes */
       space->gaps = grown;
-      space->room *= 2;
+      space->room = room;
     }
     memmove(&space->gaps[at + 1], &space->gaps[at], (space->n_gaps - at) * sizeof *space->gaps);
     space->gaps[at] = (struct npi_ring_gap){offset, bytes};

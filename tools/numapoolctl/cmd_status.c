@@ -66,12 +66,12 @@ static void describe_nodes(const struct npi_view *view, json_t *nodes) {
   }
 }
 
-#define COUNT_USED(view, records, n_records, used)              \
-  do {                                                          \
-    used = 0;                                                   \
-    for (uint32_t at_ = 0; at_ < (view)->n_records; at_++) {    \
-      used += npi_view_state(&(view)->records[at_].state) != 0; \
-    }                                                           \
+#define COUNT_USED(view, records, n_records, used)                \
+  do {                                                            \
+    (used) = 0;                                                   \
+    for (uint32_t at_ = 0; at_ < (view)->n_records; at_++) {      \
+      (used) += npi_view_state(&(view)->records[at_].state) != 0; \
+    }                                                             \
   } while (0)
 
 static void describe_totals(const struct npi_view *view, json_t *totals) {
