@@ -98,6 +98,7 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
     npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_SLEEPS], 1);
     int ready = npi_wait_readable(&client->events_fd, 1, bound);
     if (ready > 0) npi_event_clear(client->events_fd);
+    if (ready == 0) npi_client_news(client); /* quiet for a while: is the broker still there? */
     now = npi_clock_monotonic();
     npi_bell_wake_up(bell, now);
     if (ready < 0) status = ready;
@@ -169,6 +170,7 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
   struct np_client *client = publisher->client;
   struct npi_bell *bell = &client->credits_bell;
   if (!npi_client_usable(client)) return npi_client_forked();
+  npi_client_reap(client); /* also where nothing is waited for: a quiet publisher learns here what came back */
   if (may_go_on(publisher)) return NP_OK;
   if (timeout_ms == 0) return NP_TIMEOUT;
   for (int i = 0; i < SPIN_TURNS / 4; i++) {

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The broker is killed: what goes on between those who are connected, and what a program is told. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "numapool/numapool.h"
+#include "tests/support/broker_fixture.h"
+
+TestSuite(broker_away, .timeout = 60);
+
+#define OK(call)                                                                        \
+  do {                                                                                  \
+    int npi_result = (call);                                                            \
+    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
+  } while (0)
+
+static struct np_client *connect_to(const struct npi_test_broker *broker) {
+  struct np_client *client = NULL;
+  struct np_options options;
+  np_options_init(&options);
+  options.socket_path = broker->socket_path;
+  OK(np_connect(&client, &options));
+  return client;
+}
+
+static void exchange_one(struct np_publisher *publisher, struct np_subscriber *subscriber, char letter) {
+  struct np_event event;
+  OK(np_loan(publisher, 1, &event));
+  *(char *)event.data = letter;
+  OK(np_publish(publisher, &event));
+  OK(np_wait(subscriber, 5000));
+  OK(np_take(subscriber, &event));
+  cr_assert_eq(*(const char *)event.data, letter);
+  OK(np_release(subscriber, &event));
+}
+
+/* Proves that the data path never needed the broker, and that what does need it fails with words, at once. */
+Test(broker_away, connected_clients_go_on_and_the_rest_says_why_not) {
+  struct npi_test_broker broker;
+  struct np_publisher *publisher, *another;
+  struct np_subscriber *subscriber;
+  npi_test_broker_start(&broker, NULL);
+  struct np_client *sender = connect_to(&broker);
+  struct np_client *receiver = connect_to(&broker);
+  OK(np_publisher_open(sender, "news", NULL, &publisher));
+  OK(np_subscriber_open(receiver, "news", NULL, &subscriber));
+  exchange_one(publisher, subscriber, 'a');
+  npi_test_broker_kill(&broker);
+  for (int i = 0; i < 10000; i++) exchange_one(publisher, subscriber, (char)('a' + i % 26));
+  cr_assert_eq(np_publisher_open(sender, "other", NULL, &another), NP_ERR_NO_BROKER);
+  cr_assert(strstr(np_error_detail(), "broker") != NULL, "%s", np_error_detail());
+  np_disconnect(sender);
+  np_disconnect(receiver);
+  npi_test_broker_clean(&broker);
+}
+
+/* Proves that a program which only sleeps in np_wait learns that the broker is gone. */
+Test(broker_away, a_sleeping_subscriber_notices_it) {
+  struct npi_test_broker broker;
+  struct np_subscriber *subscriber;
+  struct np_client_stats stats = {.size = sizeof stats};
+  npi_test_broker_start(&broker, NULL);
+  struct np_client *receiver = connect_to(&broker);
+  OK(np_subscriber_open(receiver, "news", NULL, &subscriber));
+  OK(np_client_stats(receiver, &stats));
+  cr_assert_eq(stats.broker_connected, 1);
+  npi_test_broker_kill(&broker);
+  cr_assert_eq(np_wait(subscriber, 300), NP_TIMEOUT);
+  OK(np_client_stats(receiver, &stats));
+  cr_assert_eq(stats.broker_connected, 0);
+  np_disconnect(receiver);
+  npi_test_broker_clean(&broker);
+}
