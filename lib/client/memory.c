@@ -17,6 +17,7 @@ enum {
   UNCARVE_NS = 10000000, /* walking all records costs: not more often */
   TRIM_EVERY_NS = 250000000,
   TRIM_IDLE_NS = 1000000000,
+  TRIM_AT_ONCE = 4,
 };
 
 /* 0: the broker will read it. Where the socket is full: later. */
@@ -86,10 +87,12 @@ void npi_client_trim(struct np_client *client, uint64_t now_ns) {
   if (now_ns < client->trim_again_ns) return;
   client->trim_again_ns = now_ns + TRIM_EVERY_NS;
   if (client->pool.n_segments <= 1 || client->broker_gone) return;
-  if (client->pool.leased_bytes < client->reserved_bytes + client->segment_bytes) return;
   npi_client_reap(client);
-  uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
-  if (number != NPI_NONE) return_segment(client, number);
+  for (int i = 0; i < TRIM_AT_ONCE; i++) {
+    uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
+    if (number == NPI_NONE || client->pool.leased_bytes < client->reserved_bytes + client->segment_bytes) return;
+    return_segment(client, number);
+  }
   npi_client_verify(client);
 }
 

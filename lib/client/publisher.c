@@ -253,7 +253,7 @@ NPI_INLINE struct npi_outlet *publish_only(struct np_publisher *publisher, struc
 }
 
 /* Now and then on the way of a busy publisher, whose subscribers never sleep. */
-enum { TRIM_EVERY_EVENTS = 4096 };
+enum { TRIM_EVERY_EVENTS = 256 }; /* then a look at the clock */
 NPI_INLINE int trim_is_due(const struct np_publisher *publisher) {
   return NPI_UNLIKELY(publisher->flow.sequence % TRIM_EVERY_EVENTS == 0);
 }
