@@ -17,7 +17,11 @@
 #include "daemon/ingest_probe.h"
 #include "os/os_clock.h"
 
-enum { DATAGRAM_BYTES_MAX = 65536, IDLE_CREDITS_MAX = 16 };
+enum {
+  DATAGRAM_BYTES_MAX = 65536,
+  IDLE_CREDITS_MAX = 16,
+  DRAIN_ACCEPTS = 64 /* batches of 64: what a queue held when the end began, and an end also where more keep coming */
+};
 
 #define TICK_NS          UINT64_C(1000000000)
 #define CARRY_BYTES      (UINT64_C(64) << 20)
@@ -308,14 +312,14 @@ int npi_ingest_turn(struct npi_ingest *ingest, uint64_t max_wait_ns) {
 
 /* ---- the end ---------------------------------------------------------------------------------------- */
 
-/* Whether something that arrived has not been read. */
-static int has_unread(const struct npi_ingest *ingest) {
+/* Whether something that arrived has not been read: of connections still in the queue too, where they are let in. */
+static int has_unread(const struct npi_ingest *ingest, int lets_in) {
   for (uint32_t i = 0; i < ingest->n_listeners; i++) {
     const struct npi_ingest_listener *listener = &ingest->listeners[i];
     struct pollfd polled = {.fd = listener->source.fd, .events = POLLIN};
 
     if (listener->is_paused) return 1;
-    if (listener->is_datagram && poll(&polled, 1, 0) > 0) return 1;
+    if ((listener->is_datagram || lets_in) && poll(&polled, 1, 0) > 0) return 1;
     for (const struct npi_ingest_link *link = listener->all.after; link != &listener->all; link = link->after) {
       polled.fd = NPI_LINK_OBJECT(link, struct npi_ingest_connection, in_all)->source.fd;
       if (poll(&polled, 1, 0) > 0) return 1;
@@ -344,20 +348,28 @@ static void count_unfinished(struct npi_ingest_listener *listener) {
       npi_listener_count(listener, NPI_LISTENER_PARTIAL_AT_END, 1);
 }
 
-int npi_ingest_drain(struct npi_ingest *ingest, uint64_t deadline_ns) {
-  int result = 0, n_quiet = 0;
-
+/* Who is in a queue has sent already, perhaps, and left: to that sender all went well. */
+static void empty_queues(struct npi_ingest *ingest) {
   for (uint32_t i = 0; i < ingest->n_listeners; i++) {
     struct npi_ingest_listener *listener = &ingest->listeners[i];
     if (listener->is_datagram) continue;
-    npi_ingest_accept(listener); /* who was in the queue has sent already, perhaps */
+    npi_ingest_accept(listener);
     listener->accept_again_ns = UINT64_MAX;
     ingest->backend->operations->stop(ingest->backend, &listener->source);
   }
+}
+
+int npi_ingest_drain(struct npi_ingest *ingest, uint64_t deadline_ns) {
+  int result = 0, n_quiet = 0, n_accepts = DRAIN_ACCEPTS;
+
   /* Two quiet turns: the first may have brought only what was cancelled or armed again. */
   while (result == 0 && n_quiet < 2 && npi_clock_monotonic() < deadline_ns) {
+    if (n_accepts > 0) {
+      n_accepts--;
+      empty_queues(ingest);
+    }
     result = npi_ingest_turn(ingest, SHUTDOWN_TURN_NS);
-    n_quiet = ingest->has_worked || has_unread(ingest) ? 0 : n_quiet + 1;
+    n_quiet = ingest->has_worked || has_unread(ingest, n_accepts > 0) ? 0 : n_quiet + 1;
   }
   discard_held(ingest);
   /* What was on its way when reading stopped. */

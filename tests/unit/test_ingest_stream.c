@@ -620,6 +620,24 @@ STREAM_TEST(a_drain_reads_what_has_arrived_and_counts_the_rest) {
   rig_free(rig);
 }
 
+STREAM_TEST(a_drain_takes_all_who_wait_to_be_accepted) {
+  enum { N = 300 };
+  struct rig *rig = rig_new();
+  uint32_t listener = rig_listen(rig, NPI_CONFIG_UNIX, NPI_FRAMING_NEWLINE);
+
+  rig_start(rig, variant);
+  for (int i = 0; i < N; i++) {
+    int fd = rig_connect(rig, listener);
+    cr_assert_eq(send(fd, "line\n", 5, MSG_NOSIGNAL), 5);
+    close(fd);
+  }
+  cr_assert_eq(npi_ingest_drain(rig->ingest, npi_clock_monotonic() + UINT64_C(5000000000)), 0);
+  rig_check_balance(rig);
+  cr_assert_eq(rig->n_published, N);
+  cr_assert_eq(npi_ingest_connections(rig->ingest), 0);
+  rig_free(rig);
+}
+
 STREAM_TEST(a_drain_that_finds_no_credit_ends_and_counts_drops) {
   struct rig *rig = rig_new();
   uint32_t listener = rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_NEWLINE);
