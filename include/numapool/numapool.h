@@ -170,13 +170,13 @@ NP_API struct np_publisher *np_publisher_close(struct np_publisher *publisher);
 NP_API int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event);
 
 /* np_set_topic copies a topic behind the payload of a loaned event: event->size + length must fit in what
- * was loaned. After it, size must not change. NP_ERR_TOO_LARGE, NP_ERR_ARGUMENT. */
+ * was loaned. After it, size must not change. NP_ERR_TOO_LARGE, NP_ERR_MISUSE (not on loan). */
 NP_API int np_set_topic(struct np_publisher *publisher, struct np_event *event, const char *topic, size_t length);
 
 /* np_publish hands a loaned event on; never blocks. NP_OK: it is the subscribers' now, and *event is
  * cleared; also where nobody was there to get it, or all dropped it: that is counted. NP_FULL: a blocking
  * subscriber has no credit; the event stays the caller's (np_wait_credit, then try again).
- * NP_ERR_MISUSE: not an event that this publisher loaned. */
+ * NP_ERR_MISUSE: not an event on loan from this client. NP_ERR_ARGUMENT: its size was made larger than the loan. */
 NP_API int np_publish(struct np_publisher *publisher, struct np_event *event);
 
 /* np_publish_many publishes up to n events, in order, and wakes sleeping subscribers once. Returns how

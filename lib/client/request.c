@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Talking to the broker: one exchange at a time, and the events that come in between. */
+#include <sys/socket.h>
+
 #include "base/status.h"
 #include "client/client_internal.h"
 #include "os/os_clock.h"
@@ -39,7 +41,8 @@ static int receive_one(struct np_client *client, struct npi_control_frame *frame
   if (status == NPI_SOCKET_AGAIN) return NPI_SOCKET_AGAIN;
   if (status == NPI_SOCKET_END) return broker_is_gone(client);
   if (status < 0) {
-    client->broker_gone = 1; /* the stream of events can no longer be believed */
+    client->broker_gone = 1;             /* the stream of events can no longer be believed */
+    shutdown(client->socket, SHUT_RDWR); /* which the broker must know, or leases wait for this client to read */
     return npi_trail(status, "from the broker");
   }
   if (frame->head.type >= NPI_CONTROL_PEER) {

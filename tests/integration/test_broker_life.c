@@ -16,6 +16,9 @@
 
 #include "base/status.h"
 #include "os/os_memory.h"
+#include "os/os_process.h"
+#include "shm/layout.h"
+#include "shm/leftovers.h"
 #include "support/broker_fixture.h"
 #include "support/child.h"
 #include "support/raw_client.h"
@@ -78,6 +81,30 @@ Test(broker_life, a_second_broker_is_refused_and_told_whose_the_instance_is) {
   raw_connect(&client, broker.socket_path);
   cr_assert(raw_hello(&client, "client", &frame) == 0);
   raw_goodbye(&client);
+  npi_test_broker_stop(&broker);
+}
+
+/* Its registry has no magic before its memory is ready, which takes a second for each two GiB. */
+Test(broker_life, a_broker_that_still_starts_is_not_cleaned_away_by_another) {
+  struct npi_registry_header *header;
+  char name[96];
+  int fd;
+  npi_test_broker_prepare(&broker);
+  npi_shm_name(name, sizeof name, broker.instance, geteuid(), "registry", -1);
+  cr_assert(npi_memory_create_posix(name, sizeof *header, &fd) == 0, "%s", npi_detail());
+  cr_assert(npi_memory_map(fd, 0, sizeof *header, 1, (void **)&header) == 0);
+  header->broker_pid = (uint32_t)getpid(); /* this process stands for it */
+  cr_assert(npi_process_start_time(getpid(), &header->broker_start_time) == 0);
+  cr_assert(npi_process_boot_id(header->boot_id, sizeof header->boot_id) == 0);
+  int status = npi_test_broker_refused(&broker, NULL);
+  int n = npi_test_broker_shm_count(&broker);
+  header->broker_start_time--; /* an earlier process of this number: what it left is nobody's */
+  npi_memory_unmap(header, sizeof *header);
+  close(fd);
+  cr_assert_eq(status, 1);
+  cr_assert_eq(n, 1, "the living broker's registry was removed");
+  npi_test_broker_start(&broker, "memory: { ready: 4MiB }\n");
+  cr_assert(npi_test_broker_log_contains(&broker, "removed=1"));
   npi_test_broker_stop(&broker);
 }
 

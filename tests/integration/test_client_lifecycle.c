@@ -286,6 +286,24 @@ Test(client_lifecycle, memory_that_a_publisher_takes_back_under_its_reader_stays
   instance_stop(&instance);
 }
 
+Test(client_lifecycle, a_client_that_lies_to_itself_ends_both_ends_of_the_connection) {
+  struct instance instance;
+  struct np_event event;
+  start(&instance);
+  struct np_client *client = connected();
+  struct np_subscriber *subscriber = subscriber_of(client, "news");
+  struct np_publisher *publisher = publisher_of(client, "news");
+  cr_assert_eq(publish(publisher, 1), NP_OK);
+  OK(np_take(subscriber, &event)); /* held: its end cannot let go yet, the other one can */
+  npi_link_report_lie(client, link_of_role(client, NPI_ROLE_PUBLISHER));
+  struct np_publisher_stats stats = {.size = sizeof stats};
+  EVENTUALLY(10, (npi_client_tick(client), np_publisher_stats(publisher, &stats)) == NP_OK && stats.subscribers == 0);
+  OK(np_release(subscriber, &event));
+  EVENTUALLY(10, (npi_client_tick(client), instance_connections(&instance, 0) == 0));
+  np_disconnect(client);
+  instance_stop(&instance);
+}
+
 struct opener {
   _Atomic int go, done;
 };
