@@ -49,13 +49,14 @@ static void on_credit(struct npi_ingest *ingest) {
 static void on_ready(void *context, struct npi_ingest_source *source) {
   struct npi_ingest *ingest = context;
 
-  ingest->has_worked = 1;
   if (source == &ingest->credit.source) {
+    ingest->has_worked = 1;
     on_credit(ingest);
   } else if (source >= &ingest->watches[0].source && source <= &ingest->watches[NPI_INGEST_WATCHES - 1].source) {
     struct npi_ingest_watch_source *watch = (struct npi_ingest_watch_source *)source;
     watch->ready(watch->context);
   } else {
+    ingest->has_worked = 1;
     npi_ingest_accept((struct npi_ingest_listener *)source);
   }
 }
@@ -218,6 +219,11 @@ int npi_ingest_watch(struct npi_ingest *ingest, int fd, void (*ready)(void *cont
   ingest->n_watches++;
   ingest->backend->operations->start(ingest->backend, &watch->source);
   return 0;
+}
+
+void npi_ingest_stop_watching(struct npi_ingest *ingest) {
+  for (uint32_t i = 0; i < ingest->n_watches; i++)
+    ingest->backend->operations->stop(ingest->backend, &ingest->watches[i].source);
 }
 
 int npi_ingest_watch_credit(struct npi_ingest *ingest, int fd) {

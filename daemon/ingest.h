@@ -79,6 +79,9 @@ int npi_ingest_turn(struct npi_ingest *ingest, uint64_t max_wait_ns);
 /* ready(context) is called in a turn while fd is readable. The descriptor stays the caller's. */
 int npi_ingest_watch(struct npi_ingest *ingest, int fd, void (*ready)(void *context), void *context);
 
+/* For descriptors that ended, which are readable for ever: no callback of npi_ingest_watch comes any more. */
+void npi_ingest_stop_watching(struct npi_ingest *ingest);
+
 /* fd is readable when a sink that said NP_FULL or NP_EMPTY may go on; watched only while something is paused. */
 int npi_ingest_watch_credit(struct npi_ingest *ingest, int fd);
 

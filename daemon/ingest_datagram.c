@@ -62,6 +62,7 @@ static void hold(struct npi_ingest_listener *listener, const struct npi_held_dat
   }
   npi_log(NPI_LOG_ERROR, "ingest.no_memory", "listener=%s reason=\"%s\"", listener->config.name, npi_detail());
   npi_listener_count(listener, NPI_LISTENER_DROPPED_POOL, 1);
+  listener->ingest->sink.skip(listener->ingest->sink.context, listener->index, 1);
   if (listener->holds_frame && !listener->held.bytes) { /* the frame that began the pause, counted already */
     listener->holds_frame = 0;
     npi_listener_set(listener, NPI_LISTENER_HELD, 0);

@@ -132,7 +132,9 @@ static void on_control(void *context) {
   int result = npi_client_poll(worker->client);
 
   if (result == NPI_CLIENT_DRAIN) worker->is_draining = 1;
-  if (result < 0) worker->is_orphan = 1;
+  if (result >= 0) return;
+  worker->is_orphan = 1;
+  npi_ingest_stop_watching(worker->ingest);
 }
 
 static int watch_broker(struct worker *worker) {

@@ -204,6 +204,58 @@ Test(ingest_backend, a_watched_descriptor_is_reported_each_time) {
   watches(&epoll);
 }
 
+static void do_nothing(void *context) {
+  (void)context;
+}
+
+/* A control connection that ended is readable for ever; that is no work to wait for. */
+static void readable_for_ever(const struct rig_variant *variant) {
+  struct rig *rig = rig_new();
+  uint64_t begin;
+  int event = -1;
+
+  rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_NEWLINE);
+  rig_start(rig, variant);
+  cr_assert_eq(npi_event_create(&event), 0);
+  npi_event_ring(event);
+  cr_assert_eq(npi_ingest_watch(rig->ingest, event, do_nothing, NULL), 0);
+  rig_settle(rig);
+  begin = npi_clock_monotonic();
+  cr_assert_eq(npi_ingest_drain(rig->ingest, begin + UINT64_C(30000000000)), 0);
+  cr_assert_lt(npi_clock_monotonic() - begin, UINT64_C(15000000000), "it waited for its deadline");
+  close(event);
+  rig_free(rig);
+}
+
+Test(ingest_backend, a_watched_descriptor_that_stays_readable_does_not_prolong_a_drain) {
+  readable_for_ever(&uring);
+  readable_for_ever(&epoll);
+}
+
+static void stopped_watch(const struct rig_variant *variant) {
+  struct rig *rig = rig_new();
+  int event = -1;
+
+  rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_NEWLINE);
+  rig_start(rig, variant);
+  cr_assert_eq(npi_event_create(&event), 0);
+  cr_assert_eq(npi_ingest_watch(rig->ingest, event, count_ready, &event), 0);
+  npi_event_ring(event);
+  n_ready = 0;
+  RIG_UNTIL(rig, n_ready == 1);
+  npi_ingest_stop_watching(rig->ingest);
+  npi_event_ring(event);
+  rig_settle(rig);
+  cr_assert_eq(n_ready, 1);
+  close(event);
+  rig_free(rig);
+}
+
+Test(ingest_backend, a_watch_that_was_stopped_is_silent) {
+  stopped_watch(&uring);
+  stopped_watch(&epoll);
+}
+
 /* The credit descriptor ends a pause at once: long before the timed retry, which is 10 ms apart by then. */
 static void credit(const struct rig_variant *variant) {
   struct rig *rig = rig_new();
