@@ -416,6 +416,7 @@ Test(bad_input, without_io_uring_a_broker_that_insists_refuses_to_start) {
       forbid_io_uring);
   cr_assert_neq(status, 0);
   cr_assert(instance_log_has(&instance, "io_uring_setup"), "the log does not name the reason");
+  instance_forget(&instance);
 }
 
 Test(bad_input, without_mbind_prefer_goes_on_and_reports_it) {
@@ -441,4 +442,5 @@ Test(bad_input, without_mbind_strict_refuses_to_start) {
       &instance, "memory: { per_node: 32MiB, ready: 4MiB }\nnuma: { mode: strict }\n" ONE_LISTENER, forbid_mbind);
   cr_assert_neq(status, 0);
   cr_assert(instance_log_has(&instance, "mbind"), "the log does not name the reason");
+  instance_forget(&instance);
 }

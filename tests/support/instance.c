@@ -166,7 +166,7 @@ void instance_start(struct instance *instance, const char *yaml, int (*before_ex
   }
 }
 
-static void remove_folder(const struct instance *instance) {
+void instance_forget(const struct instance *instance) {
   char command[160];
   snprintf(command, sizeof command, "rm -rf '%s'", instance->folder);
   cr_assert_eq(system(command), 0);
@@ -413,5 +413,5 @@ void instance_stop(struct instance *instance) {
   EXPECT(instance, instance_shm_count(instance) == 0, "left behind in /dev/shm:%s", instance->leftovers);
   EXPECT(instance, count_entries(instance->runtime) == 0, "left behind in %s", instance->runtime);
   EXPECT(instance, !instance_log_has(instance, "Sanitizer"), "a sanitizer spoke in the broker's log");
-  remove_folder(instance);
+  instance_forget(instance);
 }

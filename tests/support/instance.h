@@ -33,6 +33,9 @@ void instance_start(struct instance *instance, const char *yaml, int (*before_ex
 /* As instance_start, but expects the broker to refuse: returns its exit status, log in instance->log. */
 int instance_start_refused(struct instance *instance, const char *yaml, int (*before_exec)(void));
 
+/* Removes the directory of a broker that was refused, or that the test itself ended. */
+void instance_forget(const struct instance *instance);
+
 /* Waits until no client but ingest workers is left in the registry, nothing is leased to one, no connection exists
  * and the broker has the descriptors that it began with; fsck is clean. */
 void instance_expect_quiet(struct instance *instance);
