@@ -21,6 +21,7 @@ enum {
 };
 
 /* 0: the broker will read it. Where the socket is full: later. */
+static int give_back(struct np_client *client, uint32_t number) __attribute__((cold, noinline));
 static int give_back(struct np_client *client, uint32_t number) {
   struct npi_control_frame frame;
   npi_control_init(&frame, NPI_CONTROL_RETURN_SEGMENT, ++client->request, 0);
