@@ -37,6 +37,8 @@ enum {
   SQ_ENTRIES = 256,
   CQ_ENTRIES_MAX = 65536, /* the kernel's limit */
   WORK_BATCH = 64,
+  DATAGRAM_BURST = 16,     /* of one reap: there are more */
+  DATAGRAM_ROUNDS = 64,    /* of one turn */
   NAME_BYTES = 128,        /* sockaddr_storage: a Unix sender's name fits too */
   CONTROL_BYTES = 32,      /* one SO_TIMESTAMPNS */
   ERROR_DELAY_MS_MAX = 100 /* a socket that only fails is asked ten times a second */
@@ -69,6 +71,7 @@ struct uring {
   struct source_list work; /* wish and state differ */
   struct msghdr shapes[2]; /* of a datagram's name and control bytes, by has_timestamps; read at arming */
   uint64_t earliest_ns;    /* when a source that had an error may be armed again; UINT64_MAX: none */
+  uint32_t n_datagrams;    /* of the last reap */
   uint32_t features;
   uint32_t enter_flags;
 };
@@ -313,6 +316,7 @@ static void complete(struct uring *uring, struct npi_ingest_source *source, int 
     uint8_t *buffer = group->memory + id * group->stride;
 
     source->n_errors = 0;
+    if (source->kind == NPI_SOURCE_DATAGRAM) uring->n_datagrams++;
     if (result > 0 && !source->closing) {
       if (source->kind == NPI_SOURCE_DATAGRAM)
         give_datagram(uring, source, buffer, (uint32_t)result);
@@ -327,12 +331,16 @@ static void complete(struct uring *uring, struct npi_ingest_source *source, int 
   if (!source->armed && (source->wanted || source->closing)) queue_work(uring, source);
 }
 
-/* All completions that are there now; more come with the next turn. */
-static uint32_t reap(struct uring *uring) {
+/*
+ * All completions that are there now. Buffers of datagrams go back at once, those of streams with the end of the turn:
+ * they are what streams may use in one.
+ */
+static void reap(struct uring *uring) {
   struct io_uring_cqe *completion;
-  uint32_t n = 0, n_total = 0;
+  uint32_t n = 0;
   unsigned head;
 
+  uring->n_datagrams = 0;
   io_uring_for_each_cqe(&uring->ring, head, completion) {
     struct npi_ingest_source *source = io_uring_cqe_get_data(completion);
 
@@ -340,16 +348,12 @@ static uint32_t reap(struct uring *uring) {
     n++;
     if (n == 64) { /* give entries and buffers back while the rest is worked on */
       io_uring_cq_advance(&uring->ring, n);
-      if (uring->stream.ring) advance_buffers(&uring->stream);
       if (uring->datagram.ring) advance_buffers(&uring->datagram);
-      n_total += n;
       n = 0;
     }
   }
   io_uring_cq_advance(&uring->ring, n);
-  if (uring->stream.ring) advance_buffers(&uring->stream);
   if (uring->datagram.ring) advance_buffers(&uring->datagram);
-  return n_total + n;
 }
 
 static int enter(struct uring *uring, uint64_t timeout_ns) {
@@ -381,6 +385,14 @@ static int uring_turn(struct npi_ingest_backend *backend, uint64_t timeout_ns) {
   if (result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY && result != -EAGAIN)
     return npi_fail_errno(NP_ERR_SYSTEM, -result, "io_uring_enter");
   reap(uring);
+  /* The kernel gives the same number of completions to each source, but one of a stream may be a thousand times the
+   * work of a datagram's; and what waits in a socket of datagrams is lost when more comes. */
+  for (int round = 0; round < DATAGRAM_ROUNDS && uring->n_datagrams >= DATAGRAM_BURST; round++) {
+    result = enter(uring, 0);
+    if (result < 0) break; /* the next turn sees it, too */
+    reap(uring);
+  }
+  advance_buffers(&uring->stream);
   return 0;
 }
 
