@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The last step inside the worker: loan a slot, copy, fill in the header, publish without waking. Sleeping subscribers
- * are woken once a turn: a wake costs as much as receiving a dozen datagrams.
+ * are woken once a turn, or after many events: a wake costs as much as receiving a dozen datagrams.
  */
 #include "daemon/ingest_publish.h"
 
@@ -10,6 +10,9 @@
 
 #include "base/status.h"
 #include "client/worker.h"
+
+/* A turn may bring ten thousand events: who sleeps until its end finds its credits used up. */
+enum { WAKE_AFTER = 64 };
 
 int npi_ingest_publishers_init(struct npi_ingest_publishers *publishers, uint32_t n_listeners) {
   uint32_t n = n_listeners ? n_listeners : 1;
@@ -58,6 +61,11 @@ static void fill_header(struct npi_slot_header *header, const struct npi_ingest_
   header->family = event->family;
 }
 
+static void flush_outlet(struct npi_ingest_outlet *outlet) {
+  outlet->n_unflushed = 0;
+  npi_publisher_flush(outlet->publisher);
+}
+
 static int publish(void *context, uint32_t listener, const struct npi_ingest_event *event) {
   const struct npi_ingest_route *route = &((struct npi_ingest_publishers *)context)->routes[listener];
   struct np_publisher *publisher = route->outlet->publisher;
@@ -79,7 +87,7 @@ static int publish(void *context, uint32_t listener, const struct npi_ingest_eve
   fill_header(header, event, route->registry_index);
   result = npi_publish_quiet(publisher, &slot);
   if (__builtin_expect(result != NP_OK, 0)) goto discard;
-  route->outlet->has_published = 1;
+  if (++route->outlet->n_unflushed >= WAKE_AFTER) flush_outlet(route->outlet);
   return NP_OK;
 
 discard: /* it is offered again from the bytes, which the engine keeps: a slot must not be pinned by a wait */
@@ -96,9 +104,7 @@ static void flush(void *context) {
 
   for (uint32_t i = 0; i < publishers->n_outlets; i++) {
     struct npi_ingest_outlet *outlet = &publishers->outlets[i];
-    if (!outlet->has_published) continue;
-    outlet->has_published = 0;
-    npi_publisher_flush(outlet->publisher);
+    if (outlet->n_unflushed > 0) flush_outlet(outlet);
   }
 }
 

@@ -23,8 +23,8 @@ struct npi_ingest_route {
 
 struct npi_ingest_outlet {
   struct np_publisher *publisher;
-  const char *channel; /* the caller's memory */
-  uint32_t has_published;
+  const char *channel;  /* the caller's memory */
+  uint32_t n_unflushed; /* events published since subscribers were woken */
 };
 
 /* Zeroed room for n listeners. On failure nothing is left behind. */
