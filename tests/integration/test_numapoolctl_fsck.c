@@ -30,6 +30,22 @@ Test(numapoolctl_fsck, fsck_and_segments_find_an_object_that_nobody_knows) {
   stop();
 }
 
+Test(numapoolctl_fsck, objects_of_an_instance_whose_name_begins_alike_are_not_ours) {
+  char path[128];
+  start();
+  /* Segment 3 of the instance "<ours>.<uid>". */
+  snprintf(path, sizeof path, "/dev/shm/numapool.%s.%u.%u.seg.3", broker.instance, (unsigned)geteuid(),
+           (unsigned)geteuid());
+  int fd = open(path, O_CREAT | O_WRONLY, 0600);
+  cr_assert_geq(fd, 0);
+  close(fd);
+  struct result result = shell("$ctl fsck");
+  unlink(path);
+  EXPECT_STATUS(result, 0);
+  done(&result);
+  stop();
+}
+
 Test(numapoolctl_fsck, fsck_finds_a_segment_that_has_lost_its_object) {
   char path[128];
   start();
