@@ -39,7 +39,7 @@ struct npi_session {
   struct npi_client *client;
   struct npi_queued_frame *queue; /* head; utlist */
   uint32_t n_queued;
-  uint32_t n_answers; /* of these, those that answer requests */
+  uint32_t n_answers;     /* of these, those that answer requests */
   uint64_t n_put, n_sent; /* frames given to the session, and those that are in the socket */
   struct npi_session *prev, *next;
 };
