@@ -36,7 +36,7 @@ static void exchange_one(struct np_publisher *publisher, struct np_subscriber *s
 
 /* Proves that the data path never needed the broker, and that what does need it fails with words, at once. */
 Test(broker_away, connected_clients_go_on_and_the_rest_says_why_not) {
-  struct npi_test_broker broker;
+  struct npi_test_broker broker = {0};
   struct np_publisher *publisher, *another;
   struct np_subscriber *subscriber;
   npi_test_broker_start(&broker, NULL);
@@ -56,7 +56,7 @@ Test(broker_away, connected_clients_go_on_and_the_rest_says_why_not) {
 
 /* Proves that a program which only sleeps in np_wait learns that the broker is gone. */
 Test(broker_away, a_sleeping_subscriber_notices_it) {
-  struct npi_test_broker broker;
+  struct npi_test_broker broker = {0};
   struct np_subscriber *subscriber;
   struct np_client_stats stats = {.size = sizeof stats};
   npi_test_broker_start(&broker, NULL);
