@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
+#include "daemon/journal.h"
 #include "daemon/connections.h"
 #include "daemon/session.h"
 
@@ -58,9 +59,13 @@ static int make_channel(struct npi_broker *broker, const struct npi_channel_conf
   record->on_demand = on_demand;
   npi_store_relaxed_u32(&record->n_publishers, 0);
   npi_store_relaxed_u32(&record->n_subscribers, 0);
-  npi_store_relaxed_u64(&record->past_published, 0);
-  npi_store_relaxed_u64(&record->past_delivered, 0);
-  npi_store_relaxed_u64(&record->past_dropped, 0);
+  record->max_deliveries = 0;
+  record->dead_letter = NPI_NONE;
+  record->access = 0;
+  for (size_t i = 0; i < NPI_ARRAY_COUNT(record->past_publishers.value); i++) {
+    npi_store_relaxed_u64(&record->past_publishers.value[i], 0);
+    npi_store_relaxed_u64(&record->past_subscribers.value[i], 0);
+  }
   memcpy(record->name, channel->name, sizeof record->name);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   *out = channel;
@@ -158,17 +163,14 @@ static void free_publisher(struct npi_publisher *publisher) {
   struct npi_client *client = publisher->client;
   struct npi_broker *broker = client->broker;
   struct npi_channel *channel = publisher->channel;
-  struct npi_channel_record *past = &broker->registry.channels[channel->index];
-  const struct npi_endpoint_counters *counters = npi_client_row(client, publisher->counters);
   /* Claims of the client; they only ever go into sums that are shown. */
-  npi_count_add(&past->past_published, npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_PUBLISHED]));
-  npi_count_add(&past->past_delivered, npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_DELIVERED]));
-  npi_count_add(&past->past_dropped, npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER]) +
-                                         npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_DROPPED_NO_MEMBER]) +
-                                         npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_DROPPED_NO_CREDIT]) +
-                                         npi_load_relaxed_u64(&counters->value[NPI_PUBLISHER_LOST_WITH_MEMBER]));
+  struct npi_registry *registry = &broker->registry;
+  npi_journal_fold(registry, NPI_JOURNAL_PUBLISHER, publisher->index, channel->index,
+                   registry->channels[channel->index].past_publishers.value,
+                   npi_client_row(client, publisher->counters)->value, NPI_PUBLISHER_COUNTER_COUNT);
   struct npi_publisher_record *record = &broker->registry.publishers[publisher->index];
   npi_store_release_u32(&record->state, NPI_RECORD_FREE);
+  npi_journal_done(registry);
   record->version = publisher->version + 1;
   npi_client_give_row(client, publisher->counters);
   DL_DELETE(channel->publishers, publisher);
@@ -255,7 +257,12 @@ static void free_subscriber(struct npi_subscriber *subscriber) {
   struct npi_broker *broker = client->broker;
   struct npi_channel *channel = subscriber->channel;
   struct npi_subscriber_record *record = &broker->registry.subscribers[subscriber->index];
+  struct npi_registry *registry = &broker->registry;
+  npi_journal_fold(registry, NPI_JOURNAL_SUBSCRIBER, subscriber->index, channel->index,
+                   registry->channels[channel->index].past_subscribers.value,
+                   npi_client_row(client, subscriber->counters)->value, NPI_SUBSCRIBER_COUNTER_COUNT);
   npi_store_release_u32(&record->state, NPI_RECORD_FREE);
+  npi_journal_done(registry);
   record->version = subscriber->version + 1;
   npi_client_give_row(client, subscriber->counters);
   DL_DELETE(channel->subscribers, subscriber);

@@ -80,6 +80,7 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   client->index = index;
   client->version = version;
   client->kind = kind;
+  client->worker = kind == NPI_CLIENT_WORKER ? npi_workers_number(broker, session->pid) : NPI_NONE;
   client->node = node;
   client->pid = session->pid;
   client->uid = session->uid;
@@ -102,6 +103,11 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   record->budget_bytes = broker->config->memory.per_client;
   record->token = token;
   memcpy(record->name, client->name, sizeof record->name);
+  record->gid = (uint32_t)session->gid;
+  record->worker = client->worker;
+  npi_store_relaxed_u32(&record->flags, 0);
+  npi_store_relaxed_u32(&record->folded, 0);
+  npi_store_relaxed_u64(&record->stopped_ns, 0);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   broker->clients[index] = client;
   client->session = session;

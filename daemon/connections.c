@@ -178,9 +178,21 @@ static void tell_connect(const struct npi_connection *connection, uint32_t role)
   npi_session_event(to, &frame, NULL, 0);
 }
 
+/* A successor must know who was told and who still holds: said in the record before the frame leaves. */
+static void show_holds(const struct npi_connection *connection) {
+  struct npi_registry *registry = &connection->publisher->client->broker->registry;
+  uint32_t holds = 0;
+  if (connection->publisher_holds) holds |= NPI_CONNECTION_PUBLISHER_HOLDS;
+  if (connection->subscriber_holds) holds |= NPI_CONNECTION_SUBSCRIBER_HOLDS;
+  if (connection->publisher_told) holds |= NPI_CONNECTION_PUBLISHER_TOLD;
+  if (connection->subscriber_told) holds |= NPI_CONNECTION_SUBSCRIBER_TOLD;
+  npi_store_release_u32(&registry->connections[connection->index].holds, holds);
+}
+
 void npi_connection_announce(struct npi_connection *connection) {
   connection->publisher_holds = connection->subscriber_holds = 1;
   fill_record(connection);
+  show_holds(connection);
   set_state(connection, NPI_CONNECTION_ACTIVE);
   npi_clients_introduce(connection->publisher->client, connection->subscriber->client);
   tell_connect(connection, NPI_ROLE_SUBSCRIBER);
@@ -203,17 +215,20 @@ static void tell_disconnect(const struct npi_connection *connection, struct npi_
 static void tell_publisher(struct npi_connection *connection, enum npi_disconnect_reason reason) {
   if (!connection->publisher_holds || connection->publisher_told) return;
   connection->publisher_told = 1;
+  show_holds(connection);
   tell_disconnect(connection, connection->publisher->client, reason);
 }
 
 static void tell_subscriber(struct npi_connection *connection, enum npi_disconnect_reason reason) {
   if (!connection->subscriber_holds || connection->subscriber_told) return;
   connection->subscriber_told = 1;
+  show_holds(connection);
   tell_disconnect(connection, connection->subscriber->client, reason);
 }
 
 /* Frees it once both sides have let go, and then endpoints and clients that only waited for that. */
 static void settle(struct npi_connection *connection) {
+  show_holds(connection);
   if (connection->publisher_holds || connection->subscriber_holds) return;
   struct npi_publisher *publisher = connection->publisher;
   struct npi_subscriber *subscriber = connection->subscriber;

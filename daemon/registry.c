@@ -120,6 +120,7 @@ static int fill_header(struct npi_registry *registry, const struct npi_config *c
   header->segments_per_client = registry->segments_per_client;
   header->connections_per_client = registry->connections_per_client;
   header->ledger_bytes = registry->ledger_bytes;
+  npi_store_relaxed_u32(&header->incarnation, 1);
   npi_store_release_u32(&header->state, NPI_BROKER_STARTING);
   return 0;
 }
@@ -141,6 +142,7 @@ int npi_registry_create(struct npi_registry *registry, const struct npi_config *
   place(&places.connections, &end, registry->n_connections, sizeof *registry->connections);
   place(&places.segments, &end, registry->n_segments, sizeof *registry->segments);
   place(&places.listeners, &end, registry->n_listeners, sizeof *registry->listeners);
+  place(&places.journal, &end, 1, sizeof *registry->journal);
   registry->bytes = npi_round_up(end, NPI_PAGE);
 
   char name[96];
@@ -164,6 +166,7 @@ int npi_registry_create(struct npi_registry *registry, const struct npi_config *
   registry->connections = (void *)(base + places.connections.offset);
   registry->segments = (void *)(base + places.segments.offset);
   registry->listeners = (void *)(base + places.listeners.offset);
+  registry->journal = (void *)(base + places.journal.offset);
   status = fill_header(registry, config);
   if (status != 0) goto fail;
   for (uint32_t i = 0; i < topology->n_nodes; i++) {

@@ -42,6 +42,7 @@ struct npi_registry {
   struct npi_connection_record *connections;
   struct npi_segment_record *segments;
   struct npi_listener_record *listeners;
+  struct npi_journal *journal;
   /* The broker's own copy of the geometry. */
   uint32_t n_clients, n_channels, n_publishers, n_subscribers, n_connections, n_segments, n_listeners;
   uint64_t page_bytes, page_listeners_offset, page_rings_offset, ledger_bytes;

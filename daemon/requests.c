@@ -85,7 +85,6 @@ static enum npi_request_result hello(struct npi_session *session, const struct n
     npi_request_refuse_hello(session, frame, status);
     return NPI_REQUEST_REFUSED_FOR_GOOD;
   }
-  client->worker = client->kind == NPI_CLIENT_WORKER ? npi_workers_number(broker, session->pid) : NPI_NONE;
   session->state = NPI_SESSION_READY;
   broker->n_newcomers--;
   npi_timer_end(&broker->loop, &session->timer);

@@ -116,7 +116,10 @@ static inline uint8_t npi_slot_sizes_flags(uint64_t sizes) {
 enum {
   NPI_EVENT_TRUNCATED = 1, /* the datagram was longer than the listener's max_frame */
   NPI_EVENT_REDELIVERED = 2,
+  NPI_EVENT_DEAD_LETTER = 4,  /* given up: delivered to the dead-letter channel; `channel` still names its own */
+  NPI_EVENT_REASON_SHIFT = 4, /* bits 4 to 7 of a dead letter: enum npi_dead_letter_reason */
 };
+enum npi_dead_letter_reason { NPI_DEAD_LETTER_DELIVERIES = 1 /* offered again more than max_deliveries times */ };
 
 /* ---- ring block --------------------------------------------------------------------------------------
  *
@@ -246,7 +249,10 @@ struct npi_registry_header {
   uint32_t reserved0;
   uint64_t ledger_bytes;
   struct npi_table nodes, clients, channels, publishers, subscribers, connections, segments, listeners;
-  uint8_t reserved1[512];
+  struct npi_atomic_u32 incarnation; /* 1, and one more for each broker that took the instance over */
+  uint32_t reserved1;
+  struct npi_table journal; /* one record */
+  uint8_t reserved2[488];
   struct npi_atomic_u64 counter[64]; /* the broker's own: rows of core/counters.h */
   char config_file[256];
 };
@@ -288,10 +294,20 @@ struct npi_client_record {
   uint64_t budget_bytes;
   uint64_t token;
   char name[NPI_CLIENT_NAME_BYTES];
-  uint8_t reserved1[96];
+  uint32_t gid;
+  uint32_t worker;                  /* number of the ingest worker, NPI_NONE: it is none */
+  struct npi_atomic_u32 flags;      /* NPI_CLIENT_* */
+  struct npi_atomic_u32 folded;     /* listeners whose counters of this dead worker are in the listeners' past */
+  struct npi_atomic_u64 stopped_ns; /* CLOCK_REALTIME since when its process was seen stopped; 0: it runs */
+  uint8_t reserved1[72];
 };
 NPI_ASSERT_SIZE(struct npi_client_record, 256);
 NPI_ASSERT_OFFSET(struct npi_client_record, state, 64);
+
+enum {
+  NPI_CLIENT_DETACHED = 1,    /* its control connection is over, its process lives: it may come back with its token */
+  NPI_CLIENT_QUARANTINED = 2, /* the operator's policy: no new events to it, what it holds stays its own */
+};
 
 enum npi_channel_kind { NPI_CHANNEL_BROADCAST = 0, NPI_CHANNEL_GROUP = 1 };
 enum npi_on_full { NPI_ON_FULL_BLOCK = 0, NPI_ON_FULL_DROP_NEWEST = 1 };
@@ -305,12 +321,17 @@ struct npi_channel_record {
   uint32_t on_demand; /* 1: no config names it */
   struct npi_atomic_u32 n_publishers;
   struct npi_atomic_u32 n_subscribers;
-  /* what publishers and subscribers that are gone had counted, so that sums never go back */
-  struct npi_atomic_u64 past_published, past_delivered, past_dropped;
+  uint32_t max_deliveries; /* group: offered again more often, an event goes to dead_letter; 0: no limit */
+  uint32_t dead_letter;    /* index of that channel, NPI_NONE: none */
+  uint32_t access;         /* channels with equal numbers have equal access lists; only they may share a segment */
+  uint8_t reserved0[20];
   char name[NPI_NAME_BYTES];
-  uint8_t reserved[72];
+  uint8_t reserved1[64];
+  /* What publishers and subscribers that are gone had counted, so that sums never go back. Written by the journal. */
+  struct npi_endpoint_counters past_publishers;
+  struct npi_endpoint_counters past_subscribers;
 };
-NPI_ASSERT_SIZE(struct npi_channel_record, 192);
+NPI_ASSERT_SIZE(struct npi_channel_record, 704);
 
 struct npi_publisher_record {
   struct npi_atomic_u32 state;
@@ -344,6 +365,13 @@ enum npi_connection_state {
   NPI_CONNECTION_DEAD = 3,    /* one end died, or lied */
 };
 
+enum {
+  NPI_CONNECTION_PUBLISHER_HOLDS = 1, /* each end holds it until it has said that it let go, or is gone */
+  NPI_CONNECTION_SUBSCRIBER_HOLDS = 2,
+  NPI_CONNECTION_PUBLISHER_TOLD = 4, /* it was told to let go, and only then an acknowledgement means something */
+  NPI_CONNECTION_SUBSCRIBER_TOLD = 8,
+};
+
 struct npi_connection_record {
   struct npi_atomic_u32 state;
   struct npi_atomic_u32 version;
@@ -355,8 +383,8 @@ struct npi_connection_record {
   uint32_t capacity;
   uint32_t limit; /* credits */
   uint32_t on_full;
-  uint32_t flags; /* NPI_SUBSCRIBER_* */
-  uint32_t reserved0;
+  uint32_t flags;              /* NPI_SUBSCRIBER_* */
+  struct npi_atomic_u32 holds; /* NPI_CONNECTION_* bits, for the broker's successor */
   uint64_t submissions_offset; /* of the ring block in the publisher's page */
   uint64_t returns_offset;     /* of the ring block in the subscriber's page */
   uint8_t reserved[64];
@@ -406,7 +434,30 @@ struct npi_listener_record {
   char address[NPI_ADDRESS_BYTES];
   char framing[32];
   uint8_t reserved[256];
+  struct npi_listener_counters past; /* of workers that are gone. Written by the journal */
 };
-NPI_ASSERT_SIZE(struct npi_listener_record, 512);
+NPI_ASSERT_SIZE(struct npi_listener_record, 1024);
+
+/* ---- the broker's journal ------------------------------------------------------------------------------
+ *
+ * Adding what a dead endpoint had counted to the past of its channel must happen once, also when the broker
+ * dies between two of the stores. So the sums are written here first, then `kind` says that they count
+ * (release), then they are copied to their place, the record they came from is taken down, and `kind` goes
+ * back to none. A successor that finds a kind copies again and goes on from there: twice is the same as once.
+ */
+enum npi_journal_kind {
+  NPI_JOURNAL_NONE = 0,
+  NPI_JOURNAL_PUBLISHER = 1,  /* index: publisher record; target: channel */
+  NPI_JOURNAL_SUBSCRIBER = 2, /* index: subscriber record; target: channel */
+  NPI_JOURNAL_LISTENER = 3,   /* index: client record of the worker; target: listener */
+};
+struct npi_journal {
+  struct npi_atomic_u32 kind;
+  uint32_t index;
+  uint32_t target;
+  uint32_t reserved[13];
+  struct npi_atomic_u64 sum[64];
+};
+NPI_ASSERT_SIZE(struct npi_journal, 576);
 
 #endif

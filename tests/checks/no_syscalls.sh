@@ -85,10 +85,10 @@ if calls_in "$work/steady.trace"; then
 fi
 
 # The same command sees calls where there are some: at the end of both.
-strace -f -c -o "$work/end.trace" -p "$publisher" -p "$subscriber" >"$work/strace.log" 2>&1 &
+strace -f -c -o "$work/end.trace" -p "$publisher" -p "$subscriber" >"$work/end.log" 2>&1 &
 strace=$!
 children+=("$strace")
-wait_for 20 grep -q "Process $subscriber attached" "$work/strace.log" || fail "strace did not attach again"
+wait_for 20 grep -q "Process $subscriber attached" "$work/end.log" || fail "strace did not attach again"
 kill -USR1 "$publisher" "$subscriber"
 wait_for 20 grep -q events "$work/publisher.log" || fail "the publisher does not end"
 wait_for 20 grep -q events "$work/subscriber.log" || fail "the subscriber does not end"

@@ -14,23 +14,24 @@ static const char *on_full_word(uint32_t on_full) {
 void npi_describe_channel_use(struct npi_view *view, uint32_t channel, json_t *row) {
   const struct npi_channel_record *record = &view->channels[channel];
   uint64_t sum[NPI_PUBLISHER_COUNTER_COUNT] = {0}, value[32];
-  uint64_t past = npi_load_relaxed_u64(&record->past_dropped);
   for (uint32_t i = 0; i < view->n_publishers; i++) {
     const struct npi_publisher_record *publisher = &view->publishers[i];
     if (npi_view_state(&publisher->state) == NPI_RECORD_FREE || publisher->channel != channel) continue;
     if (npi_view_endpoint(view, publisher->client, publisher->counters, value) != 0) continue;
     for (int c = 0; c < NPI_PUBLISHER_COUNTER_COUNT; c++) sum[c] += value[c];
   }
-  npi_set_number(row, "published", sum[NPI_PUBLISHER_PUBLISHED] + npi_load_relaxed_u64(&record->past_published));
-  npi_set_number(row, "delivered", sum[NPI_PUBLISHER_DELIVERED] + npi_load_relaxed_u64(&record->past_delivered));
+  for (int c = 0; c < NPI_PUBLISHER_COUNTER_COUNT; c++) {
+    sum[c] += npi_load_relaxed_u64(&record->past_publishers.value[c]);
+  }
+  npi_set_number(row, "published", sum[NPI_PUBLISHER_PUBLISHED]);
+  npi_set_number(row, "delivered", sum[NPI_PUBLISHER_DELIVERED]);
   json_t *dropped = npi_add_object(row, "dropped");
   npi_set_number(dropped, "no_subscriber", sum[NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER]);
   npi_set_number(dropped, "no_member", sum[NPI_PUBLISHER_DROPPED_NO_MEMBER]);
   npi_set_number(dropped, "no_credit", sum[NPI_PUBLISHER_DROPPED_NO_CREDIT]);
   npi_set_number(dropped, "lost_with_member", sum[NPI_PUBLISHER_LOST_WITH_MEMBER]);
-  npi_set_number(dropped, "past", past);
   npi_set_number(dropped, "total",
-                 past + sum[NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER] + sum[NPI_PUBLISHER_DROPPED_NO_MEMBER] +
+                 sum[NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER] + sum[NPI_PUBLISHER_DROPPED_NO_MEMBER] +
                      sum[NPI_PUBLISHER_DROPPED_NO_CREDIT] + sum[NPI_PUBLISHER_LOST_WITH_MEMBER]);
   npi_set_number(row, "full", sum[NPI_PUBLISHER_FULL]);
   npi_set_number(row, "redelivered", sum[NPI_PUBLISHER_REDELIVERED]);
@@ -110,7 +111,6 @@ int npi_cmd_channels(const struct npi_command *command) {
       {"dropped.no_member", "no member", 0},
       {"dropped.no_credit", "no credit", 0},
       {"dropped.lost_with_member", "lost", 0},
-      {"dropped.past", "past", 0},
   };
   static const struct npi_column subscriber_columns[] = {
       {"name", "subscriber", 0}, {"pid", NULL, 0},     {"process", NULL, 0}, {"state", NULL, 0},
