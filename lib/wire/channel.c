@@ -34,6 +34,11 @@ const char *npi_control_type_text(unsigned type) {
     case NPI_CONTROL_GOODBYE: return "goodbye";
     case NPI_CONTROL_WORKER_READY: return "worker_ready";
     case NPI_CONTROL_REPORT_LIE: return "report_lie";
+    case NPI_CONTROL_ATTACH: return "attach";
+    case NPI_CONTROL_ENDPOINTS: return "endpoints";
+    case NPI_CONTROL_SEGMENTS_HELD: return "segments_held";
+    case NPI_CONTROL_ATTACHED: return "attached";
+    case NPI_CONTROL_TAKEOVER: return "takeover";
     case NPI_CONTROL_PEER: return "peer";
     case NPI_CONTROL_SEGMENT: return "segment";
     case NPI_CONTROL_CONNECT: return "connect";

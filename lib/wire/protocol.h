@@ -40,6 +40,11 @@ enum npi_control_type {
   NPI_CONTROL_GOODBYE = 9,          /* no answer; the client closes the socket next */
   NPI_CONTROL_WORKER_READY = 10,    /* no answer. An ingest worker receives on all its listeners */
   NPI_CONTROL_REPORT_LIE = 11,      /* no answer. The peer of this connection broke the ring's rules; close it */
+  NPI_CONTROL_ATTACH = 12,          /* first frame instead of HELLO: a client that was here before has a new socket */
+  NPI_CONTROL_ENDPOINTS = 13,       /* no answer. After ATTACH, as often as needed: what it has open */
+  NPI_CONTROL_SEGMENTS_HELD = 14,   /* no answer. After ATTACH, as often as needed: its own segments that it knows */
+  NPI_CONTROL_ATTACHED = 15,        /* it named all. Events before the reply: whatever it missed */
+  NPI_CONTROL_TAKEOVER = 16,        /* first frame, broker's user or root: the broker answers and ends at once */
 
   /* events: broker to client */
   NPI_CONTROL_PEER = 64,    /* fds: page r, events eventfd, credits eventfd */
@@ -72,6 +77,8 @@ enum npi_disconnect_reason {
 };
 
 enum { NPI_ROLE_PUBLISHER = 1, NPI_ROLE_SUBSCRIBER = 2 };
+
+enum { NPI_ENDPOINTS_PER_FRAME = 16, NPI_SEGMENTS_PER_FRAME = 48 };
 
 struct npi_control_frame {
   struct npi_control_head head;
@@ -143,6 +150,30 @@ struct npi_control_frame {
       uint32_t backend; /* 1 io_uring, 2 epoll */
       uint32_t features;
     } worker_ready;
+    struct {
+      uint32_t layout_version;
+      uint32_t client; /* index in the registry, as HELLO's reply said */
+      uint32_t client_version;
+      uint32_t kind;        /* enum npi_client_kind */
+      uint64_t token;       /* as in HELLO */
+      uint64_t instance_id; /* as in the registry: of another life nothing is left here */
+    } attach;
+    struct {
+      uint32_t events_base; /* events up to this number that did not arrive are replaced by those that follow */
+      uint32_t incarnation; /* of the broker */
+    } attach_reply;
+    struct {
+      uint32_t n; /* at most NPI_ENDPOINTS_PER_FRAME */
+      struct {
+        uint32_t role; /* NPI_ROLE_* */
+        uint32_t index;
+        uint32_t version;
+      } list[NPI_ENDPOINTS_PER_FRAME];
+    } endpoints;
+    struct {
+      uint32_t n; /* at most NPI_SEGMENTS_PER_FRAME */
+      uint32_t numbers[NPI_SEGMENTS_PER_FRAME];
+    } segments_held;
 
     struct {
       uint32_t client;
