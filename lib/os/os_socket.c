@@ -202,15 +202,22 @@ int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, in
   *n = 0;
   if (n_fds != NULL) *n_fds = 0;
   ssize_t got;
-  int was_reset = 0;
+  int was_reset = 0, was_end = 0;
   do {
+    message.msg_controllen = sizeof control.bytes;
     got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     /* Said once where the peer closed with messages of ours unread; what it had sent before is still there. */
     was_reset += got < 0 && errno == ECONNRESET;
-  } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && was_reset == 1)));
+    /*
+     * The kernel looks into the queue first and then whether the peer has closed. A peer that sends and closes in
+     * between is reported as the end while its last message is there: only the second look says that it is over.
+     */
+    was_end += got == 0;
+    if (got == 0) take_descriptors(&message, NULL, 0);
+  } while ((got < 0 && (errno == EINTR || (errno == ECONNRESET && was_reset == 1))) || (got == 0 && was_end == 1));
   if (got < 0) {
     switch (errno) {
-      case EAGAIN: return NPI_SOCKET_AGAIN;
+      case EAGAIN: return was_end == 0 ? NPI_SOCKET_AGAIN : npi_fail(NP_ERR_PROTOCOL, "received an empty message");
       case ECONNRESET:
       case ENOTCONN: return NPI_SOCKET_END;
       default: return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot receive from socket %d", fd);
@@ -228,10 +235,7 @@ int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, in
     close(probe);
     return npi_fail(NP_ERR_PROTOCOL, "received a message with more than %d descriptors", NPI_SOCKET_FDS_MAX);
   }
-  if (got == 0) {
-    take_descriptors(&message, NULL, 0);
-    return NPI_SOCKET_END;
-  }
+  if (got == 0) return NPI_SOCKET_END;
   int n_taken = take_descriptors(&message, fds, n_fds == NULL ? 0 : max_fds);
   if (n_fds != NULL) *n_fds = n_taken;
   *n = (size_t)got;
