@@ -69,7 +69,7 @@ struct backend {
 };
 
 struct ingest {
-  unsigned rounds, n_backends;
+  unsigned rounds, n_backends, works; /* works: a bit for each that is measured */
   int strict;
   const char *json;
   struct backend backend[BACKENDS_MAX];
@@ -330,6 +330,10 @@ static void run_round(struct ingest *ingest, enum work work, unsigned round) {
   }
 }
 
+static int is_measured(const struct ingest *ingest, unsigned work) {
+  return ingest->works >> work & 1;
+}
+
 static struct bench_summary summary_of(const double *values, const double *by, unsigned n) {
   double copy[ROUNDS_MAX];
   for (unsigned i = 0; i < n; i++) copy[i] = by == NULL ? values[i] : values[i] / by[i];
@@ -340,6 +344,7 @@ static unsigned print_results(const struct ingest *ingest) {
   unsigned missed = 0;
   printf("\nprocessor time of the receiver, ns an event, medians of %u rounds\n", ingest->rounds);
   for (unsigned work = 0; work < WORK_COUNT; work++) {
+    if (!is_measured(ingest, work)) continue;
     struct bench_summary bare = summary_of(ingest->bare[work], NULL, ingest->rounds);
     printf("%s\n  %-18s %8.1f   %.1f - %.1f (%.1f .. %.1f)\n", work_titles[work],
            work == WORK_UDP ? "recvmmsg, discard" : "recv, parse, copy", bare.median, bare.quarter, bare.three_quarters,
@@ -390,6 +395,7 @@ int main(int argc, char **argv) {
   static struct ingest ingest;
   int status;
   ingest.rounds = 9;
+  ingest.works = (1u << WORK_COUNT) - 1;
   setvbuf(stdout, NULL, _IOLBF, 0);
   for (int i = 1; i < argc; i++) {
     char *value = i + 1 < argc ? argv[i + 1] : NULL;
@@ -399,12 +405,16 @@ int main(int argc, char **argv) {
       ingest.rounds = (unsigned)strtoul(argv[++i], NULL, 10);
     } else if (value != NULL && strcmp(argv[i], "--json") == 0) {
       ingest.json = argv[++i];
+    } else if (value != NULL && strcmp(argv[i], "--only") == 0) {
+      i++;
+      for (unsigned work = 0; work < WORK_COUNT; work++)
+        if (strcmp(value, work_names[work]) == 0) ingest.works = 1u << work;
     } else if (value != NULL && strcmp(argv[i], "--backend") == 0 && ingest.n_backends < BACKENDS_MAX) {
       open_backend(&ingest.backend[ingest.n_backends++], argv[++i]);
     } else {
       bench_die(
           "usage: bench_ingest --backend NAME:INSTANCE:WORKER_PID:UDP_PORT:TCP_PORT ... [--rounds N] [--json FILE]"
-          " [--strict]");
+          " [--only udp|tcp] [--strict]");
     }
   }
   if (ingest.rounds < 1 || ingest.rounds > ROUNDS_MAX) bench_die("--rounds: 1 to %d", ROUNDS_MAX);
@@ -412,11 +422,14 @@ int main(int argc, char **argv) {
   printf("ingest: %u rounds of %d drains each; a drain is %d datagrams or up to %d frames\n", ingest.rounds, DRAINS,
          UDP_EVENTS, TCP_EVENTS);
   open_bare(&ingest);
-  for (unsigned work = 0; work < WORK_COUNT; work++) run_round(&ingest, work, 0); /* warm */
+  for (unsigned work = 0; work < WORK_COUNT; work++)
+    if (is_measured(&ingest, work)) run_round(&ingest, work, 0); /* warm */
   for (unsigned round = 0; round < ingest.rounds; round++) {
-    for (unsigned work = 0; work < WORK_COUNT; work++) run_round(&ingest, work, round);
+    for (unsigned work = 0; work < WORK_COUNT; work++)
+      if (is_measured(&ingest, work)) run_round(&ingest, work, round);
     printf("  round %2u:", round + 1);
     for (unsigned work = 0; work < WORK_COUNT; work++) {
+      if (!is_measured(&ingest, work)) continue;
       printf("  %s bare %.1f", work_names[work], ingest.bare[work][round]);
       for (unsigned b = 0; b < ingest.n_backends; b++)
         printf(", %s %.1f", ingest.backend[b].name, ingest.backend[b].ns[work][round]);

@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 bench/run.sh hop    [--rounds N] [--json FILE] [--strict] [--cores A,B] [--build DIR]
-bench/run.sh ingest [--rounds N] [--json FILE] [--strict] [--build DIR]
+bench/run.sh ingest [--rounds N] [--json FILE] [--strict] [--build DIR] [--only udp|tcp]
 
 hop      one event between two pinned processes: cycle, stream, round trip, instructions; each beside its floor
 ingest   UDP datagrams and TCP frames into a subscriber; beside bare receive loops, with io_uring and epoll
@@ -30,7 +30,7 @@ while (($# > 0)); do
     --build) build=$2; shift 2 ;;
     --json) options+=(--json "$(realpath -m "$2")"); shift 2 ;;
     --strict) options+=(--strict); shift ;;
-    --rounds | --cores | --trace | --seconds) options+=("$1" "$2"); shift 2 ;;
+    --rounds | --cores | --trace | --seconds | --only) options+=("$1" "$2"); shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) echo "bench: unknown option $1" >&2; usage >&2; exit 2 ;;
   esac

@@ -9,7 +9,6 @@
 #define NPI_DAEMON_BROKER_H
 
 #include "daemon/config.h"
-#include "daemon/keep.h"
 #include "daemon/leases.h"
 #include "daemon/loop.h"
 #include "daemon/objects.h"
@@ -23,21 +22,18 @@ struct npi_broker {
   uint64_t started_ns; /* CLOCK_MONOTONIC */
   int lock_fd;
   int ready, draining;
-  int yielded;     /* a successor takes over: ends without touching anything */
   int after_crash; /* an earlier broker did not end in order: workers of it may still be ending */
   int failure;     /* a status, with words in failure_text: the loop ended for it */
   char failure_text[512];
   struct npi_loop loop;
   struct npi_numa_topology topology;
   struct npi_registry registry;
-  struct npi_keep keep;
 
   char socket_path[NPI_CONFIG_PATH_BYTES];
   struct npi_watch accept_watch;
   struct npi_timer accept_again; /* after there was no descriptor left for a newcomer */
   struct npi_session *sessions;
   uint32_t n_sessions;
-  uint64_t session_serial;
   uint32_t n_newcomers; /* sessions that have not said hello */
 
   struct npi_index_pool client_pool, channel_pool, publisher_pool, subscriber_pool, connection_pool;

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/flow_batch.h"
 #include "daemon/config.h"
 #include "shm/layout.h"
 
@@ -37,6 +38,10 @@ struct npi_ingest_sink {
   /* 0; NP_FULL: no credit, NP_EMPTY: no slot: the same event is offered again later, or dropped, as on_full says.
    * NP_ERR_TOO_LARGE: never fits. Other failures count as NP_EMPTY. */
   int (*publish)(void *context, uint32_t listener, const struct npi_ingest_event *event);
+  /* The quick way for up to NPI_BATCH_MAX events without a topic, all else as in `like`. Returns how many of the
+   * front are published; what is missing for the next one, publish() says. NULL: there is none */
+  uint32_t (*publish_batch)(void *context, uint32_t listener, const struct npi_ingest_event *like,
+                            const struct npi_payload *payloads, uint32_t n);
   /* n events of the listener were dropped: subscribers are to see a gap */
   void (*skip)(void *context, uint32_t listener, uint64_t n);
   /* the end of a turn in which something was published: wake whoever sleeps */

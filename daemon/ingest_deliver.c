@@ -115,3 +115,26 @@ int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_in
   ++*n_published;
   return NPI_DELIVERED;
 }
+
+uint32_t npi_ingest_deliver_batch(struct npi_ingest_listener *listener, struct npi_ingest_event *like,
+                                  const struct npi_payload *payloads, uint32_t n, uint8_t *holds) {
+  const struct npi_ingest_sink *sink = &listener->ingest->sink;
+  uint64_t n_single = 0;
+  uint32_t done = 0;
+
+  while (done < n) {
+    if (NPI_LIKELY(sink->publish_batch && !*holds)) {
+      uint32_t n_published = sink->publish_batch(sink->context, listener->index, like, &payloads[done], n - done);
+      npi_ingest_count_published(listener, n_published);
+      done += n_published;
+      if (NPI_LIKELY(done == n)) break;
+    }
+    /* What the next one lacks may be no more than a step that the quick way does not take. */
+    like->payload = payloads[done].bytes;
+    like->payload_bytes = payloads[done].size;
+    if (npi_ingest_deliver(listener, like, holds, &n_single) == NPI_HELD) break;
+    done++;
+  }
+  npi_ingest_count_published(listener, n_single);
+  return done;
+}

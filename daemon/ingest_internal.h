@@ -178,6 +178,10 @@ enum { NPI_DELIVERED = 0, NPI_HELD = 1 };
  * sum on to npi_ingest_count_published() before it returns: counters are memory that others look at. */
 int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, uint8_t *holds,
                        uint64_t *n_published);
+/* The same for many frames without a topic, all else as in `like`, none of them held before. Returns how many of the
+ * front were delivered: published, or dropped and counted. Less than n: the next one is held. */
+uint32_t npi_ingest_deliver_batch(struct npi_ingest_listener *listener, struct npi_ingest_event *like,
+                                  const struct npi_payload *payloads, uint32_t n, uint8_t *holds);
 static inline void npi_ingest_count_published(struct npi_ingest_listener *listener, uint64_t n) {
   if (n == 0) return;
   npi_listener_count(listener, NPI_LISTENER_RECEIVED, n);

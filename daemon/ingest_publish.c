@@ -95,6 +95,18 @@ discard: /* it is offered again from the bytes, which the engine keeps: a slot m
   return result;
 }
 
+static uint32_t publish_batch(void *context, uint32_t listener, const struct npi_ingest_event *like,
+                              const struct npi_payload *payloads, uint32_t n) {
+  const struct npi_ingest_route *route = &((struct npi_ingest_publishers *)context)->routes[listener];
+  struct npi_slot_header header = {.time_ns = like->time_ns, .priority = like->priority};
+
+  fill_header(&header, like, route->registry_index);
+  n = npi_publish_batch(route->outlet->publisher, &header, payloads, n);
+  route->outlet->n_unflushed += n;
+  if (route->outlet->n_unflushed >= WAKE_AFTER) flush_outlet(route->outlet);
+  return n;
+}
+
 static void skip(void *context, uint32_t listener, uint64_t n) {
   npi_publisher_skip(((struct npi_ingest_publishers *)context)->routes[listener].outlet->publisher, n);
 }
@@ -109,5 +121,6 @@ static void flush(void *context) {
 }
 
 struct npi_ingest_sink npi_ingest_publishers_sink(struct npi_ingest_publishers *publishers) {
-  return (struct npi_ingest_sink){.context = publishers, .publish = publish, .skip = skip, .flush = flush};
+  return (struct npi_ingest_sink){
+      .context = publishers, .publish = publish, .publish_batch = publish_batch, .skip = skip, .flush = flush};
 }

@@ -34,24 +34,33 @@ void npi_ingest_bad_frame(struct npi_ingest_listener *listener, const struct npi
 
 enum decoded { DECODED_ALL, DECODED_HELD, DECODED_BAD };
 
-/* The front of a frame with a length prefix that is there whole and right: most of all work on streams. All else,
- * and every error, is left to the decoder. */
-static inline int next_prefixed(const struct npi_framing *framing, const uint8_t *bytes, size_t n,
-                                struct npi_frame *frame) {
-  uint32_t length;
+/* A row of whole frames that differ in nothing but their payload, and where each ends in the bytes. */
+struct row {
+  struct npi_payload payload[NPI_BATCH_MAX];
+  size_t end[NPI_BATCH_MAX];
+  uint32_t n;
+};
 
-  if (framing->kind != NPI_FRAMING_LENGTH_PREFIX || framing->prefix_bytes != sizeof(length) ||
-      framing->includes_prefix || n < sizeof(length))
-    return 0;
-  memcpy(&length, bytes, sizeof(length));
-  length = framing->big_endian ? be32toh(length) : le32toh(length);
-  if (length == 0 || length > framing->max_frame || n - sizeof(length) < length) return 0;
-  frame->payload = bytes + sizeof(length);
-  frame->payload_bytes = length;
-  frame->topic = NULL;
-  frame->topic_bytes = 0;
-  frame->consumed = sizeof(length) + length;
-  return 1;
+/*
+ * Frames with a length prefix of four bytes that are there whole and right: most of all work on streams, so without a
+ * call for each. All else, and every error, is left to the decoder. Returns where the last one ends.
+ */
+static inline size_t gather_prefixed(const struct npi_framing *framing, const uint8_t *bytes, size_t n, size_t at,
+                                     struct row *row) {
+  const uint64_t max_frame = framing->max_frame;
+  const int big_endian = framing->big_endian != 0;
+
+  while (row->n < NPI_BATCH_MAX && n - at >= sizeof(uint32_t)) {
+    uint32_t length;
+
+    memcpy(&length, bytes + at, sizeof(length));
+    length = big_endian ? be32toh(length) : le32toh(length);
+    if (length == 0 || length > max_frame || n - at - sizeof(length) < length) break;
+    row->payload[row->n] = (struct npi_payload){.bytes = bytes + at + sizeof(length), .size = length};
+    at += sizeof(length) + length;
+    row->end[row->n++] = at;
+  }
+  return at;
 }
 
 static void describe(const struct npi_ingest_connection *connection, struct npi_ingest_event *event) {
@@ -65,6 +74,22 @@ static void describe(const struct npi_ingest_connection *connection, struct npi_
   memcpy(event->address, connection->address, sizeof(event->address));
 }
 
+/* Frames of an eventstream differ in priority and topic: each is delivered by itself. */
+static int deliver_single(struct npi_ingest_connection *connection, struct npi_ingest_event *event,
+                          const struct npi_frame *frame) {
+  uint64_t n_published = 0;
+  int result;
+
+  event->priority = (uint8_t)frame->priority;
+  event->payload = frame->payload;
+  event->payload_bytes = frame->payload_bytes;
+  event->topic = frame->topic;
+  event->topic_bytes = frame->topic_bytes;
+  result = npi_ingest_deliver(connection->listener, event, &connection->holds_frame, &n_published);
+  npi_ingest_count_published(connection->listener, n_published);
+  return result;
+}
+
 /*
  * Delivers the whole frames at the front of bytes. *used: bytes that are done with. is_last: nothing will follow.
  * DECODED_HELD: the frame behind them waits, to be decoded again from where it begins.
@@ -73,52 +98,58 @@ static enum decoded decode(struct npi_ingest_connection *connection, const uint8
                            size_t *used) {
   struct npi_ingest_listener *listener = connection->listener;
   const struct npi_framing *framing = &listener->config.framing;
-  struct npi_ingest_event event; /* what differs between frames is filled in for each */
-  uint64_t n_published = 0;
-  enum decoded decoded = DECODED_ALL;
+  const int is_prefixed =
+      framing->kind == NPI_FRAMING_LENGTH_PREFIX && framing->prefix_bytes == 4 && !framing->includes_prefix;
+  struct npi_ingest_event event = {0};
+  enum npi_frame_result result = NPI_FRAME_READY;
+  enum npi_frame_error error = NPI_FRAME_ERROR_NONE;
+  struct npi_frame frame;
+  struct row row;
+  uint64_t scan_from = 0;
   size_t at = 0;
 
   describe(connection, &event);
-  for (;;) {
-    struct npi_frame frame;
-    uint64_t scan_from;
+  while (result == NPI_FRAME_READY) {
+    size_t ahead = at; /* decoded, not delivered */
+    uint32_t n_delivered;
 
-    if (next_prefixed(framing, bytes + at, n - at, &frame)) {
-      scan_from = 0;
-    } else {
-      enum npi_frame_error error;
-      enum npi_frame_result result;
-
-      scan_from = connection->scan_from;
-      result = (is_last ? npi_framing_finish : npi_framing_next)(framing, bytes + at, n - at, &scan_from, &frame,
+    row.n = 0;
+    scan_from = connection->scan_from;
+    if (is_prefixed) ahead = gather_prefixed(framing, bytes, n, at, &row);
+    while (row.n < NPI_BATCH_MAX) {
+      if (row.n > 0) scan_from = 0;
+      result = (is_last ? npi_framing_finish : npi_framing_next)(framing, bytes + ahead, n - ahead, &scan_from, &frame,
                                                                  &connection->needed, &error);
-      if (result == NPI_FRAME_NEED_MORE) {
-        connection->scan_from = scan_from;
-        at += frame.consumed;
-        break;
-      }
-      if (result == NPI_FRAME_BAD) {
-        npi_ingest_bad_frame(listener, connection, error);
-        at = n;
-        decoded = DECODED_BAD;
-        break;
-      }
-      if (framing->kind == NPI_FRAMING_EVENTSTREAM) event.priority = (uint8_t)frame.priority;
+      if (result != NPI_FRAME_READY || framing->kind == NPI_FRAMING_EVENTSTREAM) break;
+      ahead += frame.consumed;
+      row.payload[row.n] = (struct npi_payload){.bytes = frame.payload, .size = (uint32_t)frame.payload_bytes};
+      row.end[row.n++] = ahead;
     }
-    event.payload = frame.payload;
-    event.payload_bytes = frame.payload_bytes;
-    event.topic = frame.topic;
-    event.topic_bytes = frame.topic_bytes;
-    if (npi_ingest_deliver(listener, &event, &connection->holds_frame, &n_published) == NPI_HELD) {
-      decoded = DECODED_HELD;
-      break;
+    n_delivered = npi_ingest_deliver_batch(listener, &event, row.payload, row.n, &connection->holds_frame);
+    if (n_delivered > 0) {
+      at = row.end[n_delivered - 1];
+      connection->scan_from = 0;
     }
-    connection->scan_from = scan_from;
-    at += frame.consumed;
+    if (n_delivered < row.n) {
+      *used = at;
+      return DECODED_HELD;
+    }
+    if (result == NPI_FRAME_READY && framing->kind == NPI_FRAMING_EVENTSTREAM) {
+      if (deliver_single(connection, &event, &frame) == NPI_HELD) {
+        *used = at;
+        return DECODED_HELD;
+      }
+      at += frame.consumed;
+    }
   }
-  npi_ingest_count_published(listener, n_published);
-  *used = at;
-  return decoded;
+  *used = n;
+  if (result == NPI_FRAME_BAD) {
+    npi_ingest_bad_frame(listener, connection, error);
+    return DECODED_BAD;
+  }
+  connection->scan_from = scan_from;
+  *used = at + frame.consumed; /* empty lines */
+  return DECODED_ALL;
 }
 
 /* Keeps bytes for later. Where there is no memory for them the stream is broken, and that is said. */

@@ -3,6 +3,7 @@
 #ifndef NPI_CLIENT_WORKER_H
 #define NPI_CLIENT_WORKER_H
 
+#include "core/flow_batch.h"
 #include "numapool/numapool.h"
 #include "shm/layout.h"
 
@@ -29,6 +30,14 @@ struct npi_slot_header *npi_event_header(struct np_publisher *publisher, const s
 /* np_publish without waking anybody; npi_publisher_flush wakes whoever sleeps, once for the batch. */
 int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event);
 void npi_publisher_flush(struct np_publisher *publisher);
+
+/*
+ * The same for up to NPI_BATCH_MAX payloads without a topic, whose header differs in nothing else; of `like` count time,
+ * priority, flags and what npi_event_header may fill in. Returns how many of the front are published. Where that is not
+ * all, the next one has to go the usual way, from np_loan on, which does what it takes or says what is missing.
+ */
+uint32_t npi_publish_batch(struct np_publisher *publisher, const struct npi_slot_header *like,
+                           const struct npi_payload *payloads, uint32_t n);
 
 /* n events were dropped before they had a slot: subscribers see a gap in the sequence. */
 void npi_publisher_skip(struct np_publisher *publisher, uint64_t n);

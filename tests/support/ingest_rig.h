@@ -67,6 +67,7 @@ struct rig {
   /* its will */
   uint32_t refuse_one_in; /* 0: never */
   int refuse_always;      /* a status */
+  int refuse_next;        /* 1: the next event */
   uint64_t seed;
 };
 
@@ -81,8 +82,9 @@ static inline int rig_publish(void *context, uint32_t listener, const struct npi
   struct feed_account *account;
 
   (void)listener;
-  if (rig->refuse_always || (rig->refuse_one_in && rig_random(rig) % rig->refuse_one_in == 0)) {
+  if (rig->refuse_always || rig->refuse_next || (rig->refuse_one_in && rig_random(rig) % rig->refuse_one_in == 0)) {
     rig->n_refused++;
+    rig->refuse_next = 0;
     return rig->refuse_always ? rig->refuse_always : rig_random(rig) % 2 ? NP_FULL : NP_EMPTY;
   }
   cr_assert_lt(connection, RIG_CONNECTIONS);
@@ -96,6 +98,26 @@ static inline int rig_publish(void *context, uint32_t listener, const struct npi
   rig->last = *event;
   rig->n_published++;
   return 0;
+}
+
+/* As a worker's: it stops before one that it would refuse, or that only the other way can publish. */
+static inline uint32_t rig_publish_batch(void *context, uint32_t listener, const struct npi_ingest_event *like,
+                                         const struct npi_payload *payloads, uint32_t n) {
+  struct rig *rig = context;
+  struct npi_ingest_event event = *like;
+  uint32_t i = 0;
+
+  cr_assert_leq(n, NPI_BATCH_MAX);
+  for (; i < n; i++) {
+    event.payload = payloads[i].bytes;
+    event.payload_bytes = payloads[i].size;
+    event.topic = NULL;
+    event.topic_bytes = 0;
+    if (rig_publish(context, listener, &event) == 0) continue;
+    rig->refuse_next = rig_random(rig) % 4 > 0;
+    break;
+  }
+  return i;
 }
 
 static inline void rig_skip(void *context, uint32_t listener, uint64_t n) {
@@ -155,7 +177,11 @@ static inline int rig_try_start(struct rig *rig, const struct rig_variant *varia
       .cq_entries = variant->cq_entries,
       .carry_bytes = rig->carry_bytes,
       .worker = 3,
-      .sink = {.context = rig, .publish = rig_publish, .skip = rig_skip, .flush = rig_flush},
+      .sink = {.context = rig,
+               .publish = rig_publish,
+               .publish_batch = rig_publish_batch,
+               .skip = rig_skip,
+               .flush = rig_flush},
       .listeners = listeners,
       .n_listeners = rig->n_listeners,
   };
