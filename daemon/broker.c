@@ -232,7 +232,11 @@ int npi_broker_run(struct npi_broker *broker) {
 
 void npi_broker_drain(struct npi_broker *broker) {
   broker->draining = 1;
-  npi_notify("STOPPING=1\nSTATUS=draining");
+  /* The unit's TimeoutStopSec fits the default; whoever drains longer gets the time for it, workers included. */
+  char notice[96];
+  snprintf(notice, sizeof notice, "STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%" PRIu64,
+           (broker->config->drain_timeout_ms + 10000) * 1000);
+  npi_notify(notice);
   npi_registry_set_state(&broker->registry, NPI_BROKER_DRAINING);
   npi_log(NPI_LOG_INFO, "broker.draining", "instance=%s sessions=%u workers=%u", broker->config->instance,
           broker->n_sessions, npi_workers_running(broker));

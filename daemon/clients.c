@@ -149,7 +149,8 @@ int npi_client_take_row(struct npi_client *client, uint32_t *row) {
     *row = i;
     return 0;
   }
-  return npi_fail(NP_ERR_LIMIT, "client %u (%s) has %u publishers and subscribers open: that is the most of one client",
+  return npi_fail(NP_ERR_LIMIT,
+                  "client %u (%s) has %u publishers and subscribers open; raise limits.endpoints_per_client",
                   client->index, client->name, n);
 }
 

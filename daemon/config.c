@@ -339,11 +339,27 @@ static void finish_channel(struct npi_config *config, size_t index) {
   }
 }
 
+/* Each ring of a connection with all credits must fit, or that setting could never be used. */
+static void finish_limits(struct npi_config *config) {
+  char text[32], other[32];
+  uint64_t least = npi_ring_block_bytes((uint32_t)npi_power_of_two_above(config->limits.max_credits));
+  if (config->limits.connections_per_client > config->limits.connections) {
+    config->limits.connections_per_client = config->limits.connections;
+  }
+  if (config->limits.rings_per_client >= least) return;
+  bytes_text(config->limits.rings_per_client, text);
+  bytes_text(npi_power_of_two_above(least), other);
+  npi_config_error(config, "limits.rings_per_client",
+                   "%s cannot hold one ring of limits.max_credits, %u; use at least %s, or lower limits.max_credits",
+                   text, config->limits.max_credits, other);
+}
+
 int npi_config_finish(struct npi_config *config, const char *instance_override) {
   finish_instance(config, instance_override);
   finish_runtime_dir(config);
   finish_memory(config);
   finish_ingest(config);
+  finish_limits(config);
   for (size_t i = 0; i < config->n_channels && !npi_config_full_of_errors(config); i++) finish_channel(config, i);
   int status = npi_config_finish_listeners(config);
   if (status < 0 && status != NP_ERR_CONFIG) return status;

@@ -115,7 +115,8 @@ struct npi_config {
     uint32_t workers_per_node;
     uint32_t staging_buffers; /* a worker's receive buffers, a power of two */
     enum npi_config_pin pin;
-    uint64_t staging_bytes; /* of one staging buffer, a power of two */
+    uint64_t staging_bytes;    /* of one staging buffer, a power of two */
+    uint64_t unfinished_bytes; /* most that a worker keeps of frames whose rest has not come */
   } ingest;
   struct {
     uint32_t clients;
@@ -126,6 +127,10 @@ struct npi_config {
     uint32_t segments;
     uint32_t listeners;
     uint32_t max_credits; /* of one connection */
+    uint32_t endpoints_per_client;
+    uint32_t connections_per_client; /* at most connections, after npi_config_finish */
+    uint32_t reserved;
+    uint64_t rings_per_client; /* bytes */
   } limits;
   struct npi_channel_config *channels;
   size_t n_channels;

@@ -80,8 +80,8 @@ int npi_setting_parse(const struct npi_setting *setting, void *base, const char 
 /* Writes the field as it would be written in a file. */
 void npi_setting_format(const struct npi_setting *setting, const void *base, char *text, size_t size);
 
-/* The known key that resembles name most, or NULL: for "did you mean". */
-const char *npi_setting_nearest(enum npi_setting_scope scope, const char *prefix, const char *name);
+/* What an unknown key was meant to be, in words: the key that resembles it, or where a key of its name belongs. */
+void npi_setting_hint(enum npi_setting_scope scope, const char *prefix, const char *name, char *hint, size_t size);
 
 /* Gathers one error; line 0: no position. key may be empty. Returns NP_ERR_CONFIG. */
 int npi_config_error_at(struct npi_config *config, unsigned line, unsigned column, const char *key, const char *format,

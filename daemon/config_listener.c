@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/align.h"
 #include "base/status.h"
 #include "daemon/config_internal.h"
 
@@ -153,6 +154,32 @@ static void expand_path(struct check *check) {
   }
 }
 
+/* Runs of slashes and "/./" are one slash to the kernel. */
+static int same_path(const char *a, const char *b) {
+  for (;;) {
+    while (*a == '/' && (a[1] == '/' || (a[1] == '.' && a[2] == '/'))) a += a[1] == '/' ? 1 : 2;
+    while (*b == '/' && (b[1] == '/' || (b[1] == '.' && b[2] == '/'))) b += b[1] == '/' ? 1 : 2;
+    if (*a != *b) return 0;
+    if (*a == '\0') return 1;
+    a++;
+    b++;
+  }
+}
+
+/* Files of the broker itself: a listener there would take its door away. */
+static int check_own_files(struct check *check) {
+  static const char *const files[] = {"control.sock", "keeper.sock", "lock"};
+  char path[NPI_CONFIG_RUNTIME_BYTES + 32];
+  for (size_t i = 0; i < NPI_ARRAY_COUNT(files); i++) {
+    snprintf(path, sizeof path, "%s/%s", check->config->runtime_dir, files[i]);
+    if (!same_path(path, check->listener->path)) continue;
+    npi_config_error(check->config, key_of(check, "path"), "\"%s\" is a file of the broker itself; use another name",
+                     check->listener->path);
+    return 1;
+  }
+  return 0;
+}
+
 static void check_multicast(struct check *check) {
   const struct npi_listener_config *listener = check->listener;
   struct sockaddr_storage bind_address, group, source;
@@ -187,6 +214,19 @@ static void check_multicast(struct check *check) {
   }
 }
 
+/* Payload and topic lie in one slot, and each must be as long as its setting says at the same time. */
+static void check_event_size(struct check *check) {
+  const struct npi_listener_config *listener = check->listener;
+  if (listener->framing.kind != NPI_FRAMING_EVENTSTREAM) return;
+  uint64_t topic = listener->framing.max_topic != 0 ? listener->framing.max_topic : NPI_FRAMING_MAX_TOPIC;
+  if (listener->max_frame + topic <= NPI_EVENT_BYTES_MAX) return;
+  npi_config_error(check->config, key_of(check, "max_frame"),
+                   "%" PRIu64 " bytes and a topic of up to %" PRIu64 " are more than the %" PRIu64
+                   " that an event can have; use at most %" PRIu64
+                   ", or a smaller max_topic: framing: { eventstream: true, max_topic: ... }",
+                   listener->max_frame, topic, (uint64_t)NPI_EVENT_BYTES_MAX, (uint64_t)NPI_EVENT_BYTES_MAX - topic);
+}
+
 static void check_framing(struct check *check) {
   struct npi_listener_config *listener = check->listener;
   int datagram = npi_config_proto_is_datagram(listener->proto);
@@ -210,7 +250,9 @@ static void check_framing(struct check *check) {
   listener->framing.max_frame = listener->max_frame;
   if (npi_framing_check(&listener->framing, why, sizeof why) < 0) {
     npi_config_error(check->config, key_of(check, "framing"), "%s", why);
+    return;
   }
+  check_event_size(check);
 }
 
 static void check_on_full(struct check *check) {
@@ -237,9 +279,10 @@ static void check_place(struct check *check) {
                              : "an address, such as \"127.0.0.1:5514\"");
     return;
   }
+  if (is_unix && check_own_files(check)) return;
   for (size_t i = 0; i < check->index; i++) {
     const struct npi_listener_config *other = &check->config->listeners[i];
-    int same = is_unix ? strcmp(other->path, listener->path) == 0
+    int same = is_unix ? npi_config_proto_is_unix(other->proto) && same_path(other->path, listener->path)
                        : other->proto == listener->proto && listener->port != 0 && other->port == listener->port &&
                              strcmp(other->address, listener->address) == 0 &&
                              strcmp(other->multicast.group, listener->multicast.group) == 0;

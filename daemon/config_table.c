@@ -104,6 +104,10 @@ const struct npi_setting npi_settings[] = {
      .help = "Receive buffers of one worker; a power of two."},
     {INSTANCE(ingest.staging_bytes), NPI_SETTING_BYTES, "ingest.staging_bytes", "16KiB", .min = KIB(4), .max = KIB(256),
      .help = "Size of one receive buffer; a power of two."},
+    {INSTANCE(ingest.unfinished_bytes), NPI_SETTING_BYTES, "ingest.unfinished_bytes", "64MiB", .min = MIB(1),
+     .max = GIB(64),
+     .help =
+         "Most memory of one worker for frames whose rest has not come; then the oldest such connection is closed."},
     {INSTANCE(ingest.pin), NPI_SETTING_CHOICE, "ingest.pin", "auto", .choices = pins,
      .help = "auto: a worker runs on the processors of its node only; off: anywhere."},
 
@@ -121,6 +125,12 @@ const struct npi_setting npi_settings[] = {
      .help = "Segments of all nodes together."},
     {INSTANCE(limits.listeners), NPI_SETTING_COUNT, "limits.listeners", "64", .min = 1, .max = 1024,
      .help = "Listeners."},
+    {INSTANCE(limits.endpoints_per_client), NPI_SETTING_COUNT, "limits.endpoints_per_client", "256", .min = 1,
+     .max = 16384, .help = "Publishers and subscriptions that one client may have open."},
+    {INSTANCE(limits.connections_per_client), NPI_SETTING_COUNT, "limits.connections_per_client", "1024", .min = 1,
+     .max = 65536, .help = "Connections of one client; never more than limits.connections."},
+    {INSTANCE(limits.rings_per_client), NPI_SETTING_BYTES, "limits.rings_per_client", "16MiB", .min = KIB(64),
+     .max = GIB(1), .help = "Room for the rings of one client's connections; memory is used as they are made."},
     {INSTANCE(limits.max_credits), NPI_SETTING_COUNT, "limits.max_credits", "16384", .min = 1, .max = NPI_CREDITS_MAX,
      .help = "Most credits that a channel or a subscription may ask for."},
 
@@ -188,14 +198,14 @@ const struct npi_setting npi_settings[] = {
      .help = "RFC 6587: octet counting or newline, told apart per message."},
     {FRAMING(eventstream), NPI_SETTING_BOOLEAN, "eventstream", "false",
      .help = "Length of the rest (4 bytes, big-endian), priority, 2-byte topic length, topic, payload."},
-    {FRAMING(length_prefix), NPI_SETTING_COUNT, "length_prefix", "none", .min = 1, .max = 8, .special_word = "none",
-     .special_value = 0, .help = "A length of 1, 2, 4 or 8 bytes before each event."},
+    {FRAMING(length_prefix), NPI_SETTING_COUNT, "length_prefix", .derived = "none", .min = 1, .max = 8,
+     .help = "A length of 1, 2, 4 or 8 bytes before each event."},
     {FRAMING(big_endian), NPI_SETTING_CHOICE, "endian", "big", .choices = endians,
      .help = "Byte order of length_prefix."},
     {FRAMING(includes_prefix), NPI_SETTING_BOOLEAN, "includes_prefix", "false",
      .help = "The length counts the bytes of length_prefix too."},
-    {FRAMING(fixed), NPI_SETTING_BYTES, "fixed", "none", .min = 1, .max = NPI_FRAMING_MAX_FRAME, .special_word = "none",
-     .special_value = 0, .help = "Every event has this many bytes."},
+    {FRAMING(fixed), NPI_SETTING_BYTES, "fixed", .derived = "none", .min = 1, .max = NPI_FRAMING_MAX_FRAME,
+     .help = "Every event has this many bytes."},
     {FRAMING(strip_cr), NPI_SETTING_BOOLEAN, "strip_cr", "false",
      .help = "With newline and syslog: a CR before the LF is not part of the event."},
     {FRAMING(max_topic), NPI_SETTING_COUNT, "max_topic", "65535", .min = 1, .max = NPI_FRAMING_MAX_TOPIC,
@@ -250,41 +260,69 @@ static unsigned distance(const char *a, const char *b) {
   return cost[n][m];
 }
 
-const char *npi_setting_nearest(enum npi_setting_scope scope, const char *prefix, const char *name) {
-  static _Thread_local char nearest[96];
+/* `idle` or `timeout` for idle_timeout, `protocol` for proto: one is the other with more around it. */
+static int is_part(const char *a, const char *b) {
+  const char *shorter = strlen(a) < strlen(b) ? a : b, *longer = shorter == a ? b : a;
+  return strlen(shorter) >= 4 && strstr(longer, shorter) != NULL;
+}
+
+/* The key of the mapping at prefix that resembles name most; empty: none does. */
+static void find_neighbour(enum npi_setting_scope scope, const char *prefix, const char *name, char nearest[64]) {
   size_t prefix_length = strlen(prefix);
-  unsigned best = 1 + (unsigned)strlen(name) / 3;
-  if (best < 2) best = 2;
-  best++;
-  const char *found = NULL;
+  unsigned best = strlen(name) < 6 ? 2 : 1 + (unsigned)strlen(name) / 3; /* four letters with two wrong: any word */
+  nearest[0] = '\0';
   for (size_t i = 0; i < npi_n_settings; i++) {
     const struct npi_setting *setting = &npi_settings[i];
-    if (setting->scope != scope) continue;
-    if (strncmp(setting->name, prefix, prefix_length) == 0) {
-      /* A neighbour in the same mapping: the part up to the next dot. */
-      char word[64];
-      const char *rest = setting->name + prefix_length;
-      size_t length = strcspn(rest, ".");
-      if (length >= sizeof word) continue;
-      memcpy(word, rest, length);
-      word[length] = '\0';
-      unsigned d = distance(word, name);
-      if (d < best) {
-        best = d;
-        memcpy(nearest, word, length + 1);
-        found = nearest;
-      }
-    }
-    /* The right word in the wrong place: `per_node` without its `memory:`. */
-    const char *dot = strrchr(setting->name, '.');
-    const char *last = dot ? dot + 1 : setting->name;
-    if (best > 0 && strcmp(last, name) == 0) {
-      best = 0;
-      size_t length = strlen(setting->name);
-      if (length >= sizeof nearest) continue;
-      memcpy(nearest, setting->name, length + 1);
-      found = nearest;
+    char word[64];
+    if (setting->scope != scope || strncmp(setting->name, prefix, prefix_length) != 0) continue;
+    size_t length = strcspn(setting->name + prefix_length, ".");
+    if (length >= sizeof word) continue;
+    memcpy(word, setting->name + prefix_length, length);
+    word[length] = '\0';
+    unsigned d = distance(word, name);
+    if (d >= best && is_part(word, name) && nearest[0] == '\0') d = best - 1;
+    if (d >= best) continue;
+    best = d;
+    memcpy(nearest, word, length + 1);
+  }
+}
+
+/* The full name of the key of a scope whose last part is name; NULL: none is. */
+static const char *find_elsewhere(enum npi_setting_scope scope, const char *name) {
+  for (size_t i = 0; i < npi_n_settings; i++) {
+    const char *dot = strrchr(npi_settings[i].name, '.');
+    if (npi_settings[i].scope == scope && strcmp(dot != NULL ? dot + 1 : npi_settings[i].name, name) == 0) {
+      return npi_settings[i].name;
     }
   }
-  return found;
+  return NULL;
+}
+
+void npi_setting_hint(enum npi_setting_scope scope, const char *prefix, const char *name, char *hint, size_t size) {
+  static const struct {
+    enum npi_setting_scope scope;
+    const char *text;
+  } places[] = {{NPI_SETTING_OF_INSTANCE, "the whole broker has it: %s, outside of any list"},
+                {NPI_SETTING_OF_CHANNEL, "an item of channels has %s"},
+                {NPI_SETTING_OF_LISTENER, "an item of listeners has %s"},
+                {NPI_SETTING_OF_FRAMING, "it goes into the framing of a listener: framing: { %s: ... }"}};
+  char nearest[64], where[96];
+  find_neighbour(scope, prefix, name, nearest);
+  const char *elsewhere = find_elsewhere(scope, name);
+  if (elsewhere != NULL && nearest[0] != '\0') {
+    snprintf(hint, size, "did you mean %s here, or %s?", nearest, elsewhere);
+    return;
+  }
+  if (elsewhere != NULL || nearest[0] != '\0') {
+    snprintf(hint, size, "did you mean %s?", elsewhere != NULL ? elsewhere : nearest);
+    return;
+  }
+  snprintf(hint, size, "numapoold --help-config lists all");
+  for (size_t i = 0; i < NPI_ARRAY_COUNT(places); i++) {
+    elsewhere = places[i].scope == scope ? NULL : find_elsewhere(places[i].scope, name);
+    if (elsewhere == NULL) continue;
+    snprintf(where, sizeof where, places[i].text, elsewhere);
+    snprintf(hint, size, "%s", where);
+    return;
+  }
 }

@@ -78,26 +78,28 @@ static int walk_mapping(struct walk *walk, const yaml_node_t *node, const char *
 
 static int framing_from_keys(struct walk *walk, const yaml_node_t *node, const char *key,
                              const struct npi_framing_keys *keys, struct npi_framing *framing) {
-  unsigned kinds = keys->datagram + keys->newline + keys->syslog + keys->eventstream + (keys->length_prefix != 0) +
-                   (keys->fixed != 0);
+  /* What was left out is all ones. */
+  uint32_t length_prefix = keys->length_prefix == NPI_CONFIG_DERIVED_U32 ? 0 : keys->length_prefix;
+  uint64_t fixed = keys->fixed == NPI_CONFIG_DERIVED ? 0 : keys->fixed;
+  unsigned kinds =
+      keys->datagram + keys->newline + keys->syslog + keys->eventstream + (length_prefix != 0) + (fixed != 0);
   if (kinds != 1) {
     return npi_config_error_at(walk->config, line_of(node), column_of(node), key,
-                               "names %u kinds of framing; name one of: datagram, newline, syslog, eventstream, "
-                               "length_prefix, fixed",
-                               kinds);
+                               "names %s; name one of: datagram, newline, syslog, eventstream, length_prefix, fixed",
+                               kinds == 0 ? "no kind of framing" : "more than one kind of framing");
   }
-  framing->kind = keys->datagram        ? NPI_FRAMING_DATAGRAM
-                  : keys->newline       ? NPI_FRAMING_NEWLINE
-                  : keys->syslog        ? NPI_FRAMING_SYSLOG
-                  : keys->eventstream   ? NPI_FRAMING_EVENTSTREAM
-                  : keys->length_prefix ? NPI_FRAMING_LENGTH_PREFIX
-                                        : NPI_FRAMING_FIXED;
-  framing->prefix_bytes = keys->length_prefix;
-  if (keys->length_prefix != 0) {
+  framing->kind = keys->datagram      ? NPI_FRAMING_DATAGRAM
+                  : keys->newline     ? NPI_FRAMING_NEWLINE
+                  : keys->syslog      ? NPI_FRAMING_SYSLOG
+                  : keys->eventstream ? NPI_FRAMING_EVENTSTREAM
+                  : length_prefix     ? NPI_FRAMING_LENGTH_PREFIX
+                                      : NPI_FRAMING_FIXED;
+  framing->prefix_bytes = length_prefix;
+  if (length_prefix != 0) {
     framing->big_endian = keys->big_endian;
     framing->includes_prefix = keys->includes_prefix;
   }
-  framing->fixed_bytes = (uint32_t)keys->fixed;
+  framing->fixed_bytes = (uint32_t)fixed;
   framing->strip_cr = keys->strip_cr;
   if (keys->eventstream) framing->max_topic = keys->max_topic;
   return 0;
@@ -277,13 +279,9 @@ static int walk_value(struct walk *walk, const yaml_node_t *node, const struct n
 }
 
 static int unknown_key(struct walk *walk, const yaml_node_t *word, const char *prefix, const char *key) {
-  const char *nearest = npi_setting_nearest(walk->scope, prefix, (const char *)word->data.scalar.value);
-  if (nearest == NULL) {
-    return npi_config_error_at(walk->config, line_of(word), column_of(word), key,
-                               "is not a known setting; numapoold --help-config lists all");
-  }
-  return npi_config_error_at(walk->config, line_of(word), column_of(word), key,
-                             "is not a known setting; did you mean %s?", nearest);
+  char hint[192];
+  npi_setting_hint(walk->scope, prefix, (const char *)word->data.scalar.value, hint, sizeof hint);
+  return npi_config_error_at(walk->config, line_of(word), column_of(word), key, "is not a known setting; %s", hint);
 }
 
 static int walk_pair(struct walk *walk, const yaml_node_t *mapping, const yaml_node_pair_t *pair, const char *prefix) {

@@ -46,8 +46,8 @@ static int check_peers(const struct npi_client *publisher, const struct npi_clie
                                   : subscriber->n_connections >= most ? subscriber
                                                                       : NULL;
   if (full != NULL) {
-    return npi_fail(NP_ERR_LIMIT, "client %u (%s) has %u connections: that is the most of one client", full->index,
-                    full->name, most);
+    return npi_fail(NP_ERR_LIMIT, "client %u (%s) has %u connections already; raise limits.connections_per_client",
+                    full->index, full->name, most);
   }
   const struct npi_leased *segment;
   uint32_t n_segments = 0;

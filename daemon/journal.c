@@ -24,7 +24,7 @@ void npi_journal_done(struct npi_registry *registry) {
 
 void npi_journal_replay(struct npi_registry *registry) {
   const struct npi_journal *journal = registry->journal;
-  /* [journal.kind] acquire */
+  /* [journal.replay] acquire. Pairs with [journal.kind]. */
   uint32_t kind = npi_load_acquire_u32(&journal->kind);
   uint32_t index = journal->index, target = journal->target;
   if (kind == NPI_JOURNAL_PUBLISHER && index < registry->n_publishers && target < registry->n_channels) {

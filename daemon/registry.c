@@ -16,10 +16,6 @@
 #include "os/os_process.h"
 #include "shm/leftovers.h"
 
-/* Rings of one client: enough for some thousand connections with default credits. Pages are made as rings are placed. */
-#define PAGE_BYTES (UINT64_C(16) << 20)
-enum { ENDPOINTS_PER_CLIENT = 256, CONNECTIONS_PER_CLIENT = 1024 };
-
 /* ---- index pools ---- */
 
 int npi_index_pool_init(struct npi_index_pool *pool, uint32_t count) {
@@ -74,15 +70,15 @@ static void set_geometry(struct npi_registry *registry, const struct npi_config 
   registry->n_segments = config->memory.segments_per_node * n_nodes;
   registry->n_listeners = config->limits.listeners;
   registry->max_credits = config->limits.max_credits;
-  registry->endpoints_per_client = ENDPOINTS_PER_CLIENT;
-  registry->connections_per_client =
-      config->limits.connections < CONNECTIONS_PER_CLIENT ? config->limits.connections : CONNECTIONS_PER_CLIENT;
-  registry->page_bytes = PAGE_BYTES;
+  registry->endpoints_per_client = config->limits.endpoints_per_client;
+  registry->connections_per_client = config->limits.connections_per_client;
   registry->page_listeners_offset =
-      sizeof(struct npi_page_shm) + ENDPOINTS_PER_CLIENT * sizeof(struct npi_endpoint_counters);
+      sizeof(struct npi_page_shm) + (uint64_t)registry->endpoints_per_client * sizeof(struct npi_endpoint_counters);
   registry->page_rings_offset = npi_round_up(
       registry->page_listeners_offset + (uint64_t)config->limits.listeners * sizeof(struct npi_listener_counters),
       NPI_PAGE);
+  /* Pages of memory are made as rings are placed. */
+  registry->page_bytes = registry->page_rings_offset + npi_round_up(config->limits.rings_per_client, NPI_PAGE);
   npi_ledger_geometry(&ledger, config->memory.per_client, config->memory.segment, registry->connections_per_client,
                       registry->page_bytes - registry->page_rings_offset);
   registry->segments_per_client = ledger.segments;

@@ -158,6 +158,7 @@ static int start_ingest(struct worker *worker) {
       .backend = (enum npi_config_ingest)setup->backend,
       .staging_buffers = setup->staging_buffers,
       .staging_bytes = setup->staging_bytes,
+      .carry_bytes = setup->unfinished_bytes,
       .worker = setup->worker,
       .sink = npi_ingest_publishers_sink(&worker->publishers),
       .listeners = listeners,

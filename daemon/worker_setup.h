@@ -34,6 +34,7 @@ struct npi_worker_setup {
   uint32_t staging_buffers;
   uint32_t log_level; /* enum npi_log_level */
   uint64_t staging_bytes;
+  uint64_t unfinished_bytes;
   uint64_t drain_timeout_ms;
   uint32_t n_listeners;
   uint32_t reserved;

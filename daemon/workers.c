@@ -165,6 +165,7 @@ static int write_setup(const struct npi_worker *worker, int *fd) {
   setup->backend = (uint32_t)config->ingest.backend;
   setup->staging_buffers = config->ingest.staging_buffers;
   setup->staging_bytes = config->ingest.staging_bytes;
+  setup->unfinished_bytes = config->ingest.unfinished_bytes;
   setup->log_level = (uint32_t)config->log_level;
   setup->drain_timeout_ms = config->drain_timeout_ms;
   for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {

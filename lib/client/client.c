@@ -145,6 +145,7 @@ static int receive_welcome(struct np_client *client, struct npi_control_frame *r
     npi_wait_readable(&client->socket, 1, 100000000);
   }
   if (reply->head.type == NPI_CONTROL_HELLO && reply->head.status < 0) {
+    client->said_hello = 0; /* it is over: a goodbye would fail, and its words cover the reason */
     reply->body.text[NPI_CONTROL_TEXT_BYTES - 1] = '\0';
     npi_control_close_fds(fds, n_fds);
     return npi_fail(reply->head.status, "%s", reply->body.text);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* numapoolctl tap and pub: every byte, every ending, and nobody else disturbed. */
 #include <fcntl.h>
+#include <time.h>
 
 #include "support/ctl.h"
 
@@ -316,4 +317,52 @@ Test(numapoolctl_tap, pub_waits_for_a_blocking_subscriber) {
   done(&result);
   np_disconnect(client);
   stop();
+}
+
+/* ---- a broker that cannot be had ------------------------------------------------------------------------ */
+
+static double seconds_of(const char *command, int expected, const char *words) {
+  struct timespec before, after;
+  clock_gettime(CLOCK_MONOTONIC, &before);
+  struct result result = shell("%s", command);
+  clock_gettime(CLOCK_MONOTONIC, &after);
+  EXPECT_STATUS(result, expected);
+  EXPECT_IN(result.err, words);
+  done(&result);
+  return (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) / 1e9;
+}
+
+Test(numapoolctl_tap, a_stopped_broker_takes_no_longer_than_the_timeout) {
+  start();
+  kill(broker.pid, SIGSTOP);
+  double seconds = seconds_of("$ctl tap news --timeout 1", 3, "did not answer");
+  cr_expect(seconds < 2.5, "%.1f s", seconds);
+  kill(broker.pid, SIGCONT);
+  /* Stopped after the tap began: its end waits for nobody either. */
+  char pid[16];
+  snprintf(pid, sizeof pid, "%d", (int)broker.pid);
+  setenv("BROKER", pid, 1);
+  seconds = seconds_of(
+      "$ctl tap news --timeout 2 & until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; "
+      "kill -STOP $BROKER; wait $!",
+      0, "0 events taken");
+  kill(broker.pid, SIGCONT);
+  cr_expect(seconds < 3.5, "%.1f s", seconds);
+  stop();
+}
+
+Test(numapoolctl_tap, without_a_broker_or_permission_the_status_says_so) {
+  if (geteuid() != 0) cr_skip_test("needs root, to be somebody else");
+  start();
+  chmod(broker.folder, 0755);
+  chmod(broker.runtime_dir, 0755);
+  const char *commands[] = {"setpriv --reuid 65534 --clear-groups $ctl tap news --timeout 5",
+                            "echo x | setpriv --reuid 65534 --clear-groups $ctl pub news"};
+  for (size_t i = 0; i < 2; i++) seconds_of(commands[i], 3, "65534");
+  npi_test_broker_kill(&broker);
+  seconds_of("$ctl tap news --timeout 5", 3, "no broker");
+  seconds_of("echo x | $ctl pub news", 3, "no broker");
+  cr_assert_eq(system("rm -f /dev/shm/numapool.$NUMAPOOL_INSTANCE.*"), 0);
+  npi_test_broker_clean(&broker);
+  end_tests();
 }

@@ -79,6 +79,10 @@ Test(config, without_a_file_is_a_broker_that_opens_no_port) {
   cr_expect_eq(config.limits.segments, 4096);
   cr_expect_eq(config.limits.listeners, 64);
   cr_expect_eq(config.limits.max_credits, 16384);
+  cr_expect_eq(config.limits.endpoints_per_client, 256);
+  cr_expect_eq(config.limits.connections_per_client, 1024);
+  cr_expect_eq(config.limits.rings_per_client, MIB(16));
+  cr_expect_eq(config.ingest.unfinished_bytes, MIB(64));
 }
 
 Test(config, empty_documents_are_the_defaults) {
@@ -178,9 +182,11 @@ Test(config, every_key_of_the_broker_takes_effect) {
       "memory: { per_node: 1GiB, per_client: 100MiB, segment: 16MiB, ready: all, backend: memfd, huge_pages: explicit "
       "}\n"
       "numa: { mode: strict }\n"
-      "ingest: { backend: epoll, workers_per_node: 3, staging_buffers: 128, staging_bytes: 32KiB, pin: off }\n"
+      "ingest: { backend: epoll, workers_per_node: 3, staging_buffers: 128, staging_bytes: 32KiB, pin: off,\n"
+      "          unfinished_bytes: 3MiB }\n"
       "limits: { clients: 10, channels: 11, publishers: 12, subscribers: 13, connections: 14, segments: 100,\n"
-      "          listeners: 16, max_credits: 17 }\n");
+      "          listeners: 16, max_credits: 17, endpoints_per_client: 18, connections_per_client: 9,\n"
+      "          rings_per_client: 1MiB }\n");
   cr_expect_str_eq(config.instance, "blue.2");
   cr_expect_str_eq(config.runtime_dir, "/tmp/somewhere");
   cr_expect_eq(config.drain_timeout_ms, 1500);
@@ -208,6 +214,10 @@ Test(config, every_key_of_the_broker_takes_effect) {
   cr_expect_eq(config.limits.segments, 100);
   cr_expect_eq(config.limits.listeners, 16);
   cr_expect_eq(config.limits.max_credits, 17);
+  cr_expect_eq(config.limits.endpoints_per_client, 18);
+  cr_expect_eq(config.limits.connections_per_client, 9);
+  cr_expect_eq(config.limits.rings_per_client, MIB(1));
+  cr_expect_eq(config.ingest.unfinished_bytes, MIB(3));
 }
 
 Test(config, every_key_of_a_listener_takes_effect) {
@@ -451,6 +461,21 @@ Test(config, unknown_keys_are_refused_where_they_stand) {
   refuse("<<: { instance: a }\n", "test.yaml:1:1: <<: ", "not a known setting");
   refuse("listeners: [ { name: a, proto: tcp, address: '1.2.3.4:5', channel: c, framing: { fixd: 4 } } ]\n",
          "test.yaml:1:82: listeners[0].framing.fixd: ", "did you mean fixed?");
+  /* Four letters with two wrong are another word; a part of the name is meant. */
+  refuse("name: a\n", "test.yaml:1:1: name: ", "an item of channels has name");
+  refuse("listeners:\n  - { name: a, idle: 5s }\n",
+         "test.yaml:2:16: listeners[0].idle: ", "did you mean idle_timeout?");
+  refuse("memory: { segments: 5 }\n",
+         "test.yaml:1:11: memory.segments: ", "did you mean segment here, or limits.segments?");
+  /* The right key in the wrong place. */
+  refuse("listeners:\n  - { name: a, credits: 5 }\n",
+         "test.yaml:2:16: listeners[0].credits: ", "an item of channels has credits");
+  refuse("channels:\n  - { name: a, proto: tcp }\n",
+         "test.yaml:2:16: channels[0].proto: ", "an item of listeners has proto");
+  refuse("listeners:\n  - { name: a, strip_cr: true }\n",
+         "test.yaml:2:16: listeners[0].strip_cr: ", "framing: { strip_cr: ... }");
+  refuse("channels:\n  - { name: a, drain_timeout: 1s }\n",
+         "test.yaml:2:16: channels[0].drain_timeout: ", "the whole broker has it: drain_timeout");
 }
 
 Test(config, duplicate_keys_are_refused) {
@@ -543,6 +568,29 @@ static void refuse_listener(const char *rest, const char *key, const char *part)
   cr_expect(strstr(config.errors, part) != NULL, "got %s, want %s", config.errors, part);
 }
 
+Test(config, what_could_never_work_is_refused_before_it_is_tried) {
+  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { fixed: 0 }", "framing.fixed", "use 1 to 1MiB");
+  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { length_prefix: 0 }", "framing.length_prefix",
+                  "use 1 to 8");
+  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { newline: false }", "framing",
+                  "names no kind of framing");
+  /* Payload and topic share an event's 1 MiB. */
+  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: eventstream, max_frame: 1MiB", "max_frame",
+                  "use at most 983041");
+  refuse_listener(
+      "proto: udp, address: '127.0.0.1:1', framing: { eventstream: true, max_topic: 16 }, max_frame: 1048561",
+      "max_frame", "use at most 1048560");
+  npi_config_deinit(&config);
+  accept(
+      "listeners: [ { name: a, channel: c, proto: tcp, address: '127.0.0.1:1', max_frame: 1048560,\n"
+      "               framing: { eventstream: true, max_topic: 16 } } ]\n");
+  /* The broker's own door. */
+  refuse_listener("proto: unix, framing: newline, path: '${runtime}/control.sock'", "path", "use another name");
+  refuse_listener("proto: unix_datagram, path: '${runtime}//./control.sock'", "path", "a file of the broker itself");
+  refuse_listener("proto: unix_datagram, path: '${runtime}/lock'", "path", "a file of the broker itself");
+  refuse("limits: { rings_per_client: 64KiB }\n", "test.yaml:1:29: limits.rings_per_client: ", "use at least 256KiB");
+}
+
 Test(config, mistakes_in_listeners_are_refused) {
   refuse_listener("address: '127.0.0.1:1'", "proto", "is missing");
   refuse_listener("proto: sctp", "proto", "udp, tcp, unix, unix_datagram");
@@ -554,9 +602,9 @@ Test(config, mistakes_in_listeners_are_refused) {
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: lines", "framing", "is not known");
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: fixed", "framing", "{ fixed: BYTES }");
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: [ newline ]", "framing", "is a list");
-  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: {}", "framing", "names 0 kinds");
+  refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: {}", "framing", "names no kind");
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { newline: true, fixed: 3 }", "framing",
-                  "names 2 kinds");
+                  "names more than one kind");
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { length_prefix: 3 }", "framing", "3");
   refuse_listener("proto: tcp, address: '127.0.0.1:1', framing: { newline: true, endian: big }", "framing",
                   "goes only with length_prefix");

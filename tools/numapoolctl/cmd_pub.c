@@ -192,7 +192,7 @@ int npi_cmd_pub(const struct npi_command *command) {
   npi_catch_signals();
   int status = open_channel(&pub);
   if (status < 0) {
-    result = npi_complain_client(command, status);
+    result = npi_complain_client(command, status, pub.client != NULL);
   } else {
     result = publish_lines(&pub);
     say_sums(&pub, linger(&pub));

@@ -184,9 +184,7 @@ int npi_cmd_status(const struct npi_command *command) {
     puts("listeners");
     npi_output_table(stdout, listeners, listener_columns, NPI_ARRAY_COUNT(listener_columns));
     puts("broker counters");
-    one = json_pack("[O]", counters);
-    npi_output_table(stdout, one, counter_columns, NPI_ARRAY_COUNT(counter_columns));
-    json_decref(one);
+    npi_output_fields(stdout, counters, counter_columns, NPI_ARRAY_COUNT(counter_columns));
   }
   json_decref(document);
   npi_view_close(&view);

@@ -21,8 +21,9 @@ struct tap {
   struct np_client *client;
   struct np_subscriber *subscriber;
   enum npi_tap_format format;
-  uint64_t count; /* events left to take; UINT64_MAX: no end */
-  uint64_t until; /* monotonic ns; UINT64_MAX: no end */
+  uint64_t count;     /* events left to take; UINT64_MAX: no end */
+  uint64_t until;     /* monotonic ns; UINT64_MAX: no end */
+  int64_t timeout_ms; /* < 0: none */
   uint64_t taken;
   struct npi_view view;
   int has_view;
@@ -31,7 +32,7 @@ struct tap {
 static int read_options(struct tap *tap, uint64_t *credits) {
   const struct npi_command *command = tap->command;
   const char *format = command->value[NPI_OPTION_FORMAT];
-  int64_t timeout_ms = -1;
+  tap->timeout_ms = -1;
   tap->format = command->json ? NPI_TAP_JSON : NPI_TAP_TEXT;
   tap->count = UINT64_MAX;
   if (format != NULL && npi_tap_parse_format(format, &tap->format) != 0) {
@@ -42,8 +43,8 @@ static int read_options(struct tap *tap, uint64_t *credits) {
   }
   int status = npi_option_number(command, NPI_OPTION_COUNT, 1, UINT64_MAX - 1, &tap->count);
   if (status == 0) status = npi_option_number(command, NPI_OPTION_CREDITS, 1, 16384, credits);
-  if (status == 0) status = npi_option_seconds(command, NPI_OPTION_TIMEOUT, &timeout_ms);
-  tap->until = timeout_ms < 0 ? UINT64_MAX : npi_clock_monotonic() + (uint64_t)timeout_ms * 1000000;
+  if (status == 0) status = npi_option_seconds(command, NPI_OPTION_TIMEOUT, &tap->timeout_ms);
+  tap->until = tap->timeout_ms < 0 ? UINT64_MAX : npi_clock_monotonic() + (uint64_t)tap->timeout_ms * 1000000;
   return status;
 }
 
@@ -151,15 +152,18 @@ int npi_cmd_tap(const struct npi_command *command) {
   if (result != 0) return result;
   setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
   npi_catch_signals();
+  /* A stopped broker would take the library's own patience, however short the time. */
+  if (tap.timeout_ms > 0) npi_bound_opening(tap.timeout_ms);
   int status = open_channel(&tap, credits);
+  if (tap.timeout_ms > 0) npi_bound_opening(0);
   if (status < 0) {
-    result = npi_complain_client(command, status);
+    result = npi_complain_client(command, status, tap.client != NULL);
   } else {
     tap.has_view = npi_open_own_view(command, &tap.view);
     result = follow(&tap);
     say_sums(&tap);
     npi_view_close(&tap.view);
-    np_subscriber_close(tap.subscriber);
+    /* The goodbye closes the subscription too, and waits for no answer of a broker that may be stopped. */
   }
   np_disconnect(tap.client);
   return result;

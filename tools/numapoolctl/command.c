@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 int npi_complain(const struct npi_command *command, int exit_status, const char *format, ...) {
@@ -87,8 +88,26 @@ int npi_was_interrupted(void) {
   return interrupted;
 }
 
-int npi_complain_client(const struct npi_command *command, int status) {
-  return npi_complain(command, status == NP_ERR_NO_BROKER ? NPI_EXIT_ABSENT : NPI_EXIT_NO, "%s", npi_detail());
+int npi_complain_client(const struct npi_command *command, int status, int is_connected) {
+  int result = NPI_EXIT_NO;
+  if (status == NP_ERR_NO_BROKER || !is_connected) result = NPI_EXIT_ABSENT;
+  if (status == NP_ERR_ARGUMENT && !is_connected) result = NPI_EXIT_USAGE;
+  return npi_complain(command, result, "%s", npi_detail());
+}
+
+/* One write and the end: nothing else is safe in a handler, and what was opened by halves ends with the process. */
+static void on_late(int signal_number) {
+  static const char text[] = "numapoolctl tap: the broker did not answer in the time of --timeout; is it stopped?\n";
+  (void)signal_number;
+  if (write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(NPI_EXIT_ABSENT);
+  _exit(NPI_EXIT_ABSENT);
+}
+
+void npi_bound_opening(int64_t milliseconds) {
+  struct sigaction action = {.sa_handler = milliseconds > 0 ? on_late : SIG_IGN};
+  struct itimerval timer = {.it_value = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000}};
+  sigaction(SIGALRM, &action, NULL);
+  setitimer(ITIMER_REAL, &timer, NULL);
 }
 
 const char *npi_backend_word(uint32_t backend) {

@@ -75,8 +75,11 @@ int npi_option_seconds(const struct npi_command *command, enum npi_option option
 void npi_catch_signals(void);
 int npi_was_interrupted(void);
 
-/* Complains that np_connect or an open failed; the exit status that fits. */
-int npi_complain_client(const struct npi_command *command, int status);
+/* Complains that np_connect, or once connected an open, failed; the exit status that fits. */
+int npi_complain_client(const struct npi_command *command, int status, int is_connected);
+
+/* The process ends with NPI_EXIT_ABSENT after that time, unless this is called with 0 before. */
+void npi_bound_opening(int64_t milliseconds);
 
 /* What several verbs show of an instance. */
 void npi_describe_channel_use(struct npi_view *view, uint32_t channel, json_t *row);

@@ -123,7 +123,7 @@ const char npi_help_tap[] =
     "\n"
     "A payload or topic that is not UTF-8 is in payload_base64 or topic_base64 instead.\n"
     "Exit status: 0 also when the time was up or it was interrupted, 1 the channel cannot be opened or the broker\n"
-    "ended, 2 usage, 3 no broker.\n" COMMON
+    "ended, 2 usage, 3 no broker, one that does not answer, or not permitted to connect.\n" COMMON
     "\n"
     "Examples:\n"
     "  numapoolctl tap syslog\n"
@@ -145,7 +145,7 @@ const char npi_help_pub[] =
     "\n"
     "With --json the sums are one JSON object on standard output.\n"
     "Exit status: 0 every line was published, 1 some were not, or the channel cannot be opened, 2 usage,\n"
-    "3 no broker.\n" COMMON
+    "3 no broker, one that does not answer, or not permitted to connect.\n" COMMON
     "\n"
     "Examples:\n"
     "  echo hello | numapoolctl pub greetings\n"
