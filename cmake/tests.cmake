@@ -166,3 +166,5 @@ foreach(script IN LISTS check_scripts)
   set_tests_properties(check.${name} PROPERTIES LABELS check TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
     ENVIRONMENT "BUILD_DIR=${PROJECT_BINARY_DIR};SOURCE_DIR=${PROJECT_SOURCE_DIR};CC=${CMAKE_C_COMPILER};CXX=${NPI_CXX};CMAKE=${CMAKE_COMMAND};SANITIZE=${NUMAPOOL_SANITIZE}")
 endforeach()
+
+include(cmake/models.cmake)

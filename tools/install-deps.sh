@@ -10,7 +10,7 @@ set -euo pipefail
 runtime=(libnuma1 liburing2 libyaml-0-2 libjansson4 bsdutils netcat-openbsd)
 build=(build-essential cmake ninja-build pkg-config libnuma-dev liburing-dev libyaml-dev libjansson-dev uthash-dev)
 check=(libcriterion-dev clang clang-14 clang-format clang-tidy libclang-rt-14-dev libfuzzer-14-dev libseccomp-dev
-  rsyslog socat strace procps binutils iproute2 util-linux python3 git)
+  relacy-dev spin rsyslog socat strace procps binutils iproute2 util-linux python3 git)
 
 usage() {
   sed -n '3,7s/^# \{0,1\}//p' "$0"
