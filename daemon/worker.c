@@ -132,7 +132,7 @@ static void on_control(void *context) {
   int result = npi_client_poll(worker->client);
 
   if (result == NPI_CLIENT_DRAIN) worker->is_draining = 1;
-  if (result >= 0) return;
+  if (result >= 0 && result != NPI_CLIENT_AWAY) return;
   worker->is_orphan = 1;
   npi_ingest_stop_watching(worker->ingest);
 }

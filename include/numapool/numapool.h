@@ -27,6 +27,10 @@
  * The library starts no thread, installs no signal handler, prints nothing and never ends the process.
  * np_loan, np_publish, np_take and np_release make no system call and allocate nothing in steady state.
  *
+ * Broker. Where it dies or is replaced, events go on between all who are connected; calls that need it answer
+ * NP_ERR_NO_BROKER. A client comes back by itself, with all that it has open, at its next call that needs the broker
+ * or while it waits; np_client_notice tells. A program that sleeps in its own epoll is woken for both.
+ *
  * Every function that can fail returns enum np_status as an int: 0 success, > 0 a condition of normal
  * running, < 0 a failure with words in np_error_detail(). Times are in milliseconds where the name says
  * so, else in nanoseconds; -1 milliseconds means "for ever"; sizes are in bytes.
@@ -37,6 +41,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <numapool/notice.h>
 #include <numapool/stats.h>
 #include <numapool/status.h>
 #include <numapool/version.h>
@@ -138,6 +143,12 @@ NP_API int np_connect(struct np_client **client, const struct np_options *option
  * Returns NULL. Blocks for one message to the broker. */
 NP_API struct np_client *np_disconnect(struct np_client *client);
 
+/* np_client_notice takes the oldest notice of what happened around this client: the broker went away or came back, a
+ * process that shared events with it died. Never blocks; looks at the broker by itself, so it may be called from time to
+ * time, or after np_take or np_publish had nothing to do. Set notice->size before each call. Few notices are kept; where
+ * more come, one stands for several (count). NP_OK, NP_EMPTY, NP_ERR_ARGUMENT. */
+NP_API int np_client_notice(struct np_client *client, struct np_notice *notice);
+
 /* np_client_node returns the node, as the operating system numbers it, of this client's memory. */
 NP_API int np_client_node(const struct np_client *client);
 
@@ -191,7 +202,7 @@ NP_API int np_discard(struct np_publisher *publisher, struct np_event *event);
 NP_API int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms);
 
 /* np_publisher_fd returns a descriptor for epoll, poll or select: readable when a publisher of this client
- * that met NP_FULL or NP_EMPTY may go on. It stays the library's: do not read or close it. From the first
+ * that met NP_FULL or NP_EMPTY may go on, or the broker went away or came back. It stays the library's: do not read or close it. From the first
  * call on, a publish or loan that meets such a condition arms it. < 0: a status. */
 NP_API int np_publisher_fd(struct np_publisher *publisher);
 
@@ -242,9 +253,10 @@ NP_API int np_release_many(struct np_subscriber *subscriber, struct np_event *ev
  * NP_OK, NP_TIMEOUT, NP_ERR_*. timeout_ms 0: looks once; -1: for ever. */
 NP_API int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms);
 
-/* np_fd returns a descriptor for epoll, poll or select: readable when there is something to take. It stays
- * the library's: do not read or close it. From the first call on, a take that says NP_EMPTY arms it: take
- * until NP_EMPTY, then go back to epoll. Subscribers of one client share it. < 0: a status. */
+/* np_fd returns a descriptor for epoll, poll or select: readable when there is something to take, or the broker
+ * went away or came back. It stays the library's: do not read or close it. From the first call on, a take that
+ * says NP_EMPTY arms it: take until NP_EMPTY, then go back to epoll. Subscribers of one client share it.
+ * < 0: a status. */
 NP_API int np_fd(struct np_subscriber *subscriber);
 
 /* np_event_source copies where a taken event came from. NP_ERR_NOT_FOUND: not from a socket. NP_ERR_MISUSE. */

@@ -72,6 +72,7 @@ static int attach_registry(struct np_client *client, int fd, uint64_t announced)
       return npi_fail(NP_ERR_CORRUPT, "table %u of the registry lies outside of it", i);
     }
   }
+  client->instance_id = header->instance_id;
   client->clients_table = tables[0];
   client->nodes_table = tables[1];
   client->listeners_table = tables[2];
@@ -170,7 +171,7 @@ static int say_hello(struct np_client *client, const struct np_options *options,
   frame.body.hello.node = options->node;
   frame.body.hello.current_node = node < 0 ? 0 : (uint32_t)node;
   /* No reserve_bytes here: npi_client_connect() leases it, and so learns why where it cannot be had. */
-  if (getrandom(&frame.body.hello.token, sizeof frame.body.hello.token, 0) < 0) frame.body.hello.token = 0;
+  frame.body.hello.token = client->token;
   snprintf(frame.body.hello.name, sizeof frame.body.hello.name, "%s",
            options->name != NULL ? options->name : program_invocation_short_name);
   int status = npi_client_tell(client, &frame);
@@ -198,25 +199,68 @@ static int say_hello(struct np_client *client, const struct np_options *options,
                        reply.body.hello_reply.budget_bytes);
 }
 
-/* Tries until the broker is there or the time is up: start-up order is nobody's to get right. */
 static int reach_broker(struct np_client *client, const struct np_options *options) {
-  char path[256];
-  uint64_t until = npi_clock_monotonic() + (options->timeout_ms > 0 ? (uint64_t)options->timeout_ms * 1000000 : 0);
-  if (options->timeout_ms < 0) until = UINT64_MAX;
-  for (;;) {
-    int status = 0;
-    if (options->socket_path != NULL) {
-      if (strlen(options->socket_path) >= sizeof path) {
-        return npi_fail(NP_ERR_ARGUMENT, "the socket path %s is too long", options->socket_path);
-      }
-      memcpy(path, options->socket_path, strlen(options->socket_path) + 1);
-    } else {
-      status = npi_locate_socket(npi_locate_instance(options->instance), path, sizeof path);
+  int status = 0;
+  if (options->socket_path != NULL) {
+    if (strlen(options->socket_path) >= sizeof client->socket_path) {
+      return npi_fail(NP_ERR_ARGUMENT, "the socket path %s is too long", options->socket_path);
     }
-    if (status == 0) status = npi_socket_connect(path, &client->socket);
-    if (status != NP_ERR_NO_BROKER || npi_clock_monotonic() >= until) return status;
-    npi_wait_readable(NULL, 0, RETRY_NS);
+    memcpy(client->socket_path, options->socket_path, strlen(options->socket_path) + 1);
+  } else {
+    status = npi_locate_socket(npi_locate_instance(options->instance), client->socket_path, sizeof client->socket_path);
   }
+  return status == 0 ? npi_socket_connect(client->socket_path, &client->socket) : status;
+}
+
+/* The broker may come in a moment, or have died over the hello: then its successor gets the same hello. */
+static void forget_socket(struct np_client *client) {
+  struct npi_control_frame frame;
+  if (client->said_hello) { /* one that is only slow must not wait for us */
+    npi_control_init(&frame, NPI_CONTROL_GOODBYE, 0, 0);
+    npi_control_send(client->socket, &frame, NULL, 0);
+  }
+  client->said_hello = 0;
+  if (client->socket >= 0) close(client->socket);
+  client->socket = -1;
+}
+
+static void abandon(void *client) {
+  np_disconnect(client);
+}
+
+/* A thread that waits for a broker may be cancelled there: then the client goes, nobody else knows of it. */
+static void nap(struct np_client *client, int cancel_state) {
+  pthread_cleanup_push(abandon, client);
+  npi_cancel_restore(cancel_state);
+  npi_wait_readable(NULL, 0, RETRY_NS);
+  npi_cancel_off();
+  pthread_cleanup_pop(0);
+}
+
+/* Tries until the broker is there or the time is up: start-up order is nobody's to get right. */
+static int join_broker(struct np_client *client, const struct np_options *options, uint32_t kind, uint64_t until,
+                       int cancel_state) {
+  for (;;) {
+    int status = reach_broker(client, options);
+    if (status == 0) status = say_hello(client, options, kind);
+    if (status != NP_ERR_NO_BROKER || npi_clock_monotonic() >= until) return status;
+    forget_socket(client);
+    nap(client, cancel_state);
+  }
+}
+
+static int reserve(struct np_client *client, uint64_t bytes, uint64_t until, int cancel_state) {
+  while (client->pool.leased_bytes < bytes) {
+    uint64_t before = client->pool.leased_bytes;
+    int status = npi_client_lease(client, bytes - before);
+    if (status == NP_ERR_NO_BROKER && client->attach != NPI_ATTACH_ORPHAN && npi_clock_monotonic() < until) {
+      nap(client, cancel_state);
+      continue;
+    }
+    if (status != 0) return status;
+    if (client->pool.leased_bytes == before) return npi_fail(NP_ERR_NO_MEMORY, "the broker granted nothing");
+  }
+  return 0;
 }
 
 int npi_client_connect(struct np_client **out, const struct np_options *options, uint32_t kind) {
@@ -228,25 +272,22 @@ int npi_client_connect(struct np_client **out, const struct np_options *options,
   if (client == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a client");
   client->socket = client->registry_fd = client->page_fd = client->ledger_fd = client->events_fd = client->credits_fd =
       -1;
+  client->events_watch = client->credits_watch = client->tick_fd = -1;
   client->kind = kind;
+  if (getrandom(&client->token, sizeof client->token, 0) < 0) client->token = 0;
+  uint64_t until = npi_clock_monotonic() + (chosen.timeout_ms > 0 ? (uint64_t)chosen.timeout_ms * 1000000 : 0);
+  if (chosen.timeout_ms < 0) until = UINT64_MAX;
+  int cancel_state = npi_cancel_off();
   int status = make_alive(client);
   /* Before the first store that a sleeper could have to see; refused: this process fences instead. */
   client->membarrier_works = npi_membarrier_register() == 0;
-  if (status == 0) status = reach_broker(client, &chosen);
-  if (status == 0) status = say_hello(client, &chosen, kind);
+  if (status == 0) status = join_broker(client, &chosen, kind, until, cancel_state);
   client->reserved_bytes = chosen.reserve_bytes;
-  while (status == 0 && client->pool.leased_bytes < chosen.reserve_bytes) {
-    uint64_t before = client->pool.leased_bytes;
-    status = npi_client_lease(client, chosen.reserve_bytes - before);
-    if (status == 0 && client->pool.leased_bytes == before)
-      status = npi_fail(NP_ERR_NO_MEMORY, "the broker granted nothing");
-  }
-  if (status != 0) {
-    np_disconnect(client);
-    return status;
-  }
+  if (status == 0) status = reserve(client, chosen.reserve_bytes, until, cancel_state);
+  if (status != 0) client = np_disconnect(client);
+  npi_cancel_restore(cancel_state);
   *out = client;
-  return NP_OK;
+  return status;
 }
 
 int np_connect(struct np_client **client, const struct np_options *options) {
@@ -258,8 +299,8 @@ int np_connect(struct np_client **client, const struct np_options *options) {
  * the client stays: the program's handles point into it, and may still be asked (NP_ERR_FORKED).
  */
 static void free_inherited(struct np_client *client) {
-  int fds[] = {client->registry_fd, client->page_fd,    client->ledger_fd,
-               client->events_fd,   client->credits_fd, client->socket};
+  int fds[] = {client->registry_fd, client->page_fd, client->ledger_fd,    client->events_fd,    client->credits_fd,
+               client->socket,      client->tick_fd, client->events_watch, client->credits_watch};
   for (const struct npi_peer *peer = client->peers; peer != NULL; peer = peer->next) {
     if (peer->events_fd >= 0) close(peer->events_fd);
     if (peer->credits_fd >= 0) close(peer->credits_fd);
@@ -279,13 +320,17 @@ struct np_client *np_disconnect(struct np_client *client) {
     free_inherited(client);
     return NULL;
   }
+  int cancel_state = npi_cancel_off();
   if (client->record != NULL) {
     npi_client_reap(client);
     npi_client_verify(client);
   }
   if (client->said_hello) { /* also where no answer came in time: a broker that goes on later must not wait for us */
     npi_control_init(&frame, NPI_CONTROL_GOODBYE, 0, 0);
-    npi_client_tell(client, &frame);
+    if (npi_client_tell(client, &frame) != 0 && client->record != NULL) {
+      npi_client_lost(client);
+      if (npi_client_attach_begin(client) == 0) npi_control_send(client->socket, &frame, NULL, 0);
+    }
   }
   for (uint32_t i = 0; i < client->n_links; i++) {
     if (client->links[i] == NULL) continue;
@@ -309,14 +354,19 @@ struct np_client *np_disconnect(struct np_client *client) {
   npi_client_memory_free(client);
   npi_link_drop_deferred(client);
   free(client->links);
+  free(client->let_go);
   npi_memory_unmap(client->ledger, client->ledger_bytes);
+  /* For a broker that could not be told: nothing of this client is used any more. */
+  if (client->page != NULL) npi_store_release_u32(&((struct npi_page_shm *)(void *)client->page)->farewell, 1);
   npi_memory_unmap(client->page, client->page_bytes);
   npi_memory_unmap((void *)(uintptr_t)client->registry, client->registry_bytes);
+  npi_watch_close(client);
   int fds[] = {client->registry_fd, client->page_fd,    client->ledger_fd,
                client->events_fd,   client->credits_fd, client->socket};
   npi_control_close_fds(fds, (int)NPI_ARRAY_COUNT(fds));
   if (client->alive != NULL) munmap((void *)client->alive, NPI_PAGE);
   free(client);
+  npi_cancel_restore(cancel_state);
   return NULL;
 }
 

@@ -34,6 +34,7 @@ struct npi_peer {
   struct npi_bell_peer credits_bell; /* rung by our subscribers */
   struct npi_segment_view *segments; /* by number */
   uint32_t n_segments;
+  uint64_t *segment_files;       /* by number: inode of what is mapped, to tell a segment from its successor */
   struct npi_segment_view *kept; /* given back by the peer while events of it were held here; unmapped with the peer */
   uint32_t n_kept;
   uint32_t n_connections;
@@ -86,11 +87,25 @@ struct np_subscriber {
   struct np_subscriber *next;
 };
 
+/* A client that lost its broker comes back as the client that it was (attach.c). */
+enum npi_attach {
+  NPI_ATTACHED = 0,
+  NPI_ATTACH_AWAY,    /* the socket is at its end */
+  NPI_ATTACH_ASKED,   /* a new one is there; the answer to ATTACH is awaited */
+  NPI_ATTACH_TELLING, /* what this client has was told; events come, then the answer to ATTACHED */
+  NPI_ATTACH_ORPHAN,  /* the broker does not know this client: what it has it keeps, it gets no more */
+};
+
+enum { NPI_NOTICES_MAX = 16 };
+struct npi_notices { /* oldest first */
+  uint32_t n;
+  struct np_notice list[NPI_NOTICES_MAX];
+};
+
 struct np_client {
   volatile uint32_t *alive; /* a page that a forked child finds zeroed */
   int socket;
   int said_hello;
-  int broker_gone;
   int draining;
   uint32_t kind;
   uint32_t index, version, node;
@@ -131,6 +146,17 @@ struct np_client {
   uint32_t opening;
   struct np_publisher *publishers;
   struct np_subscriber *subscribers;
+  /* for coming back */
+  enum npi_attach attach;
+  uint32_t attach_request; /* number of the ATTACH or ATTACHED whose answer is awaited */
+  uint32_t socket_number;  /* +1 for each new socket */
+  uint32_t quarantined;    /* the program was told of it */
+  uint64_t attach_again_ns;
+  uint64_t token, instance_id;
+  uint32_t *let_go; /* by connection and end: version + 1 of the last that was let go, whose word may be lost */
+  char socket_path[256];
+  int events_watch, credits_watch, tick_fd; /* watch.c; -1: the program has no epoll of its own */
+  struct npi_notices notices;
 };
 
 #define NPI_CLIENT_ALIVE UINT32_C(0x4e554d41)
@@ -147,11 +173,42 @@ static inline int npi_client_has_news(const struct np_client *client) {
   return npi_load_acquire_u32(&client->record->events_sent) != client->events_seen;
 }
 
+/* A thread that is cancelled within the library leaves a client that another thread can use, or end: the library's
+ * slow paths are not left half way. */
+static inline int npi_cancel_off(void) {
+  int before;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+  return before;
+}
+static inline void npi_cancel_restore(int before) {
+  pthread_setcancelstate(before, NULL);
+}
+
 /* request.c: one exchange with the broker. reply is filled; NP_ERR_* of the broker with its text. */
 int npi_client_request(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
                        int64_t timeout_ms);
 int npi_client_tell(struct np_client *client, struct npi_control_frame *frame);
 void npi_client_news(struct np_client *client);
+int npi_client_no_broker(const struct np_client *client); /* fails with NP_ERR_NO_BROKER and words */
+
+/* attach.c */
+void npi_client_lost(struct np_client *client);        /* the socket is at its end */
+int npi_client_attach_begin(struct np_client *client); /* one attempt; does not wait. 0: the broker was asked */
+void npi_client_attach_answer(struct np_client *client, const struct npi_control_frame *reply);
+int npi_client_may_attach(const struct np_client *client); /* away, and the last attempt is not too fresh */
+void npi_client_look(struct np_client *client);            /* from time to time: is the broker there, or there again? */
+/* Sleeps until fd is readable, or the broker answers a client that comes back. As npi_wait_readable. */
+int npi_client_sleep(struct np_client *client, int fd, int64_t timeout_ns);
+
+/* notice.c */
+void npi_client_notify(struct np_client *client, uint32_t kind, uint32_t pid, const char *format, ...)
+    __attribute__((format(printf, 4, 5), cold));
+
+/* watch.c: the descriptors for a program's own epoll; they also become readable when the broker goes away */
+int npi_watch_open(struct np_client *client, int *watch, int bell_fd);
+void npi_watch_socket(struct np_client *client); /* after a change of socket or state */
+void npi_watch_forget(struct np_client *client); /* before the socket is closed */
+void npi_watch_close(struct np_client *client);
 
 /* events.c */
 void npi_client_event(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds);
@@ -164,6 +221,7 @@ void npi_peer_segment_gone(struct np_client *client, const struct npi_control_fr
 void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version);
 void npi_peer_release(struct np_client *client, struct npi_peer *peer);
 void npi_peer_free(struct np_client *client, struct npi_peer *peer);
+void npi_peers_forget_gone(struct np_client *client); /* of whom the registry knows nothing any more */
 
 /* link.c */
 void npi_link_make(struct np_client *client, const struct npi_control_frame *frame);
@@ -186,6 +244,7 @@ void npi_link_drop_deferred(struct np_client *client);
 /* memory.c */
 int npi_client_lease(struct np_client *client, uint64_t bytes);
 void npi_client_own_segment(struct np_client *client, const struct npi_control_frame *frame, int fd);
+void npi_client_own_segment_gone(struct np_client *client, uint32_t number);
 uint32_t npi_client_reap(struct np_client *client);
 void npi_client_trim(struct np_client *client, uint64_t now_ns);
 int npi_client_has_room(struct np_client *client, uint32_t slot_class, int last_look);

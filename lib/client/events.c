@@ -9,7 +9,12 @@ void npi_client_event(struct np_client *client, const struct npi_control_frame *
     case NPI_CONTROL_SEGMENT:
       if (n_fds == 1) npi_peer_segment(client, frame, fds[0]);
       break;
-    case NPI_CONTROL_SEGMENT_GONE: npi_peer_segment_gone(client, frame); break;
+    case NPI_CONTROL_SEGMENT_GONE:
+      npi_peer_segment_gone(client, frame);
+      /* Also one that this client reads what it publishes itself: then it has given it back before. */
+      if (frame->body.segment.client == client->index && frame->body.segment.client_version == client->version)
+        npi_client_own_segment_gone(client, frame->body.segment.number);
+      break;
     case NPI_CONTROL_OWN_SEGMENT:
       if (n_fds == 1) {
         npi_client_own_segment(client, frame, fds[0]);

@@ -222,6 +222,23 @@ static void refuse(struct np_client *client, const struct npi_control_frame *fra
   npi_client_tell(client, &report);
 }
 
+/* The place that says what this end let go of last. NULL: cannot be remembered. */
+static uint32_t *let_go_of(struct np_client *client, uint32_t connection, uint32_t role) {
+  uint32_t n = client->connections_table.count;
+  if (connection >= n) return NULL;
+  if (client->let_go == NULL) client->let_go = calloc((size_t)n * 2, sizeof *client->let_go);
+  return client->let_go == NULL ? NULL : &client->let_go[connection * 2 + (role == NPI_ROLE_SUBSCRIBER)];
+}
+
+/* Made already, or made and let go of while the word for it was lost: the broker tells all again after a while without. */
+static int is_told_again(struct np_client *client, const struct npi_control_frame *frame) {
+  uint32_t connection = frame->body.connect.connection;
+  uint32_t version = frame->body.connect.version;
+  if (link_find(client, connection, version, frame->body.connect.role) != NULL) return 1;
+  const uint32_t *let_go = client->let_go == NULL ? NULL : let_go_of(client, connection, frame->body.connect.role);
+  return let_go != NULL && *let_go == version + 1;
+}
+
 static int endpoint_is_known(const struct np_client *client, const struct npi_control_frame *frame) {
   uint32_t endpoint = frame->body.connect.endpoint;
   if (frame->body.connect.role == NPI_ROLE_PUBLISHER) {
@@ -287,8 +304,10 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
   uint32_t capacity = frame->body.connect.capacity;
   struct npi_link *link = NULL;
   int status = NP_ERR_PROTOCOL;
+  if (is_told_again(client, frame)) return;
   if (!endpoint_is_known(client, frame)) {
-    if (client->opening) defer(client, frame);
+    /* What comes before a client that was away is told to be back is about endpoints that it has, or had. */
+    if (client->opening && client->attach == NPI_ATTACHED) defer(client, frame);
     /* Else it crossed the word that this endpoint is closed, which ends it as well: nobody is to blame. */
     return;
   }
@@ -317,6 +336,8 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
 void npi_link_let_go(struct np_client *client, struct npi_link *link) {
   uint32_t connection = link->connection;
   uint32_t version = link->version;
+  uint32_t *let_go = let_go_of(client, connection, link->role);
+  if (let_go != NULL) *let_go = version + 1;
   npi_link_free(client, link);
   acknowledge(client, connection, version);
 }
@@ -327,6 +348,8 @@ void npi_link_report_lie(struct np_client *client, struct npi_link *link) {
   link->lie_reported = 1;
   npi_log(NPI_LOG_ERROR, "peer.lied", "connection=%u peer=%u pid=%u name=%s", link->connection, link->peer->client,
           link->peer->pid, link->peer->name);
+  npi_client_notify(client, NP_NOTICE_PEER_LIED, link->peer->pid, "%s (process %u) broke the rules of shared memory",
+                    link->peer->name, link->peer->pid);
   npi_control_init(&frame, NPI_CONTROL_REPORT_LIE, 0, 0);
   frame.body.acknowledge.connection = link->connection;
   frame.body.acknowledge.version = link->version;
@@ -347,6 +370,19 @@ static void end_outlet(struct np_client *client, struct npi_link *link) {
   }
 }
 
+/* What the program may want to know about the other end. */
+static void notify_end(struct np_client *client, const struct npi_link *link, uint32_t reason) {
+  const struct npi_peer *peer = link->peer;
+  if (reason == NPI_REASON_PUBLISHER_DEAD || reason == NPI_REASON_SUBSCRIBER_DEAD) {
+    npi_client_notify(client, NP_NOTICE_PEER_DIED, peer->pid, "%s (process %u), %s, ended without closing", peer->name,
+                      peer->pid, reason == NPI_REASON_PUBLISHER_DEAD ? "a publisher" : "a subscriber");
+  } else if (reason == NPI_REASON_LIE && !link->lie_reported) {
+    npi_client_notify(client, NP_NOTICE_PEER_LIED, peer->pid,
+                      "the connection to %s (process %u) is closed: one end broke the rules of shared memory",
+                      peer->name, peer->pid);
+  }
+}
+
 void npi_link_end(struct np_client *client, const struct npi_control_frame *frame) {
   uint32_t reason = frame->body.disconnect.reason;
   uint32_t role = reason == NPI_REASON_PUBLISHER_CLOSED || reason == NPI_REASON_PUBLISHER_DEAD ? NPI_ROLE_SUBSCRIBER
@@ -364,6 +400,7 @@ void npi_link_end(struct np_client *client, const struct npi_control_frame *fram
     acknowledge(client, frame->body.disconnect.connection, frame->body.disconnect.version);
     return;
   }
+  if (!link->draining) notify_end(client, link, reason);
   if (link->role == NPI_ROLE_PUBLISHER) {
     end_outlet(client, link);
     return;

@@ -34,6 +34,10 @@ void npi_client_own_segment(struct np_client *client, const struct npi_control_f
   uint64_t bytes = frame->body.segment.bytes;
   uint64_t have = 0;
   void *base = NULL;
+  if (number < client->pool.ledger.geometry.segments && client->segments[number].base != NULL) {
+    close(fd); /* told again, after the broker was away */
+    return;
+  }
   if (number >= client->pool.ledger.geometry.segments || npi_memory_size(fd, &have) < 0 || have < bytes ||
       npi_memory_map(fd, 0, bytes, 1, &base) < 0 || npi_memory_populate(base, bytes, 1) < 0 ||
       npi_pool_add_segment(&client->pool, number, base, bytes, frame->body.segment.node) < 0) {
@@ -48,6 +52,21 @@ void npi_client_own_segment(struct np_client *client, const struct npi_control_f
     return;
   }
   client->segment_fds[number] = fd; /* kept: what outlives the broker can be found through it */
+}
+
+/* The broker's successor does not know that this client leases it. */
+void npi_client_own_segment_gone(struct np_client *client, uint32_t number) {
+  if (number >= client->pool.ledger.geometry.segments || client->pool.segments[number].base == NULL) return;
+  void *base = client->pool.segments[number].base;
+  uint64_t bytes = client->pool.segments[number].bytes;
+  if (npi_pool_remove_segment(&client->pool, number) != 0) {
+    npi_log(NPI_LOG_ERROR, "lease.lost", "number=%u bytes=%llu reason=\"events lie in it\"", number,
+            (unsigned long long)bytes);
+    return; /* subscribers who have it go on; whoever comes later cannot read what lies there */
+  }
+  npi_memory_unmap(base, bytes);
+  close(client->segment_fds[number]);
+  client->segment_fds[number] = -1;
 }
 
 int npi_client_lease(struct np_client *client, uint64_t bytes) {
@@ -76,18 +95,23 @@ uint32_t npi_client_reap(struct np_client *client) {
 static void return_segment(struct np_client *client, uint32_t number) {
   void *base = client->pool.segments[number].base;
   uint64_t bytes = client->pool.segments[number].bytes;
-  if (give_back(client, number) != 0) return;
+  int cancel_state = npi_cancel_off();
+  if (give_back(client, number) != 0) {
+    npi_cancel_restore(cancel_state);
+    return;
+  }
   client->control_calls++;
   npi_pool_remove_segment(&client->pool, number); /* wholly free, or it would not have been chosen */
   npi_memory_unmap(base, bytes);
   close(client->segment_fds[number]);
   client->segment_fds[number] = -1;
+  npi_cancel_restore(cancel_state);
 }
 
 void npi_client_trim(struct np_client *client, uint64_t now_ns) {
   if (now_ns < client->trim_again_ns) return;
   client->trim_again_ns = now_ns + TRIM_EVERY_NS;
-  if (client->pool.n_segments <= 1 || client->broker_gone) return;
+  if (client->pool.n_segments <= 1 || client->attach != NPI_ATTACHED) return;
   npi_client_reap(client);
   for (int i = 0; i < TRIM_AT_ONCE; i++) {
     uint32_t number = npi_pool_idle_segment(&client->pool, now_ns, TRIM_IDLE_NS, 1);
@@ -161,7 +185,8 @@ uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_clas
   uint64_t now = npi_clock_monotonic();
   uint64_t run_bytes = (uint64_t)npi_class_run(slot_class) * NPI_CHUNK_BYTES;
   const char *why = "the budget is spent: raise memory.per_client, or let subscribers release sooner";
-  if (pool->leased_bytes < pool->budget_bytes && now >= client->lease_again_ns && !client->broker_gone) {
+  if (pool->leased_bytes < pool->budget_bytes && now >= client->lease_again_ns &&
+      (client->attach == NPI_ATTACHED || npi_client_may_attach(client))) {
     /* A quarter more each time: few calls while growing, little too much at the end. */
     uint64_t bytes = pool->leased_bytes / 4 > run_bytes ? pool->leased_bytes / 4 : run_bytes;
     if (npi_client_lease(client, bytes) == 0 && npi_pool_carve(pool, slot_class) == 0) {
@@ -172,7 +197,7 @@ uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_clas
   if (take_from_other_classes(client, slot_class, now, 0)) return npi_pool_loan(pool, slot_class);
   uint32_t larger = npi_pool_larger_class(pool, slot_class);
   if (larger != NPI_NONE) return npi_pool_loan(pool, larger);
-  if (client->broker_gone) why = "the broker is away, so no more can be leased";
+  if (client->attach != NPI_ATTACHED) why = "the broker is away, so no more can be leased";
   say_dry(client, why);
   return NPI_NONE;
 }

@@ -2,6 +2,7 @@
 /* Peers: what other clients' memory this process has mapped, read-only, and for how long. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -32,13 +33,27 @@ void npi_peer_free(struct np_client *client, struct npi_peer *peer) {
   if (peer->events_fd >= 0) close(peer->events_fd);
   if (peer->credits_fd >= 0) close(peer->credits_fd);
   free(peer->segments);
+  free(peer->segment_files);
   free(peer);
+}
+
+void npi_peers_forget_gone(struct np_client *client) {
+  const struct npi_table *table = &client->clients_table;
+  for (struct npi_peer *peer = client->peers, *next; peer != NULL; peer = next) {
+    next = peer->next;
+    if (peer->n_connections > 0 || peer->client >= table->count) continue;
+    const struct npi_client_record *record =
+        (const void *)(client->registry + table->offset + (uint64_t)peer->client * table->bytes);
+    if (npi_load_acquire_u32(&record->state) != NPI_RECORD_FREE && record->version == peer->version) continue;
+    npi_peer_free(client, peer);
+  }
 }
 
 void npi_peer_add(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds) {
   struct npi_peer *peer = npi_peer_find(client, frame->body.peer.client);
   void *page = NULL;
   uint64_t bytes = 0;
+  if (peer != NULL && peer->version == frame->body.peer.client_version) return; /* told again */
   if (peer != NULL) peer->gone = 1; /* an older life of that index, kept until its last connection ends */
   if (peer != NULL && peer->n_connections == 0) npi_peer_free(client, peer);
   peer = n_fds == 3 ? calloc(1, sizeof *peer) : NULL;
@@ -52,11 +67,12 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
   peer->page_bytes = frame->body.peer.page_bytes;
   peer->n_segments = client->pool.ledger.geometry.segments;
   peer->segments = calloc(peer->n_segments, sizeof *peer->segments);
+  peer->segment_files = calloc(peer->n_segments, sizeof *peer->segment_files);
   peer->next = client->peers;
   client->peers = peer;
   /* A page that its owner could shrink under us would kill us: the seals say that nobody can. */
-  if (peer->segments == NULL || npi_memory_size(fds[0], &bytes) < 0 || bytes < peer->page_bytes ||
-      peer->page_bytes < sizeof(struct npi_page_shm) || !npi_memory_is_sealed(fds[0]) ||
+  if (peer->segments == NULL || peer->segment_files == NULL || npi_memory_size(fds[0], &bytes) < 0 ||
+      bytes < peer->page_bytes || peer->page_bytes < sizeof(struct npi_page_shm) || !npi_memory_is_sealed(fds[0]) ||
       npi_memory_map(fds[0], 0, peer->page_bytes, 0, &page) < 0) {
     npi_log(NPI_LOG_ERROR, "peer.refused", "client=%u pid=%u page_bytes=%llu", peer->client, peer->pid,
             (unsigned long long)peer->page_bytes);
@@ -74,13 +90,20 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
       (struct npi_bell_peer){.shm = &shm->credits, .fd = peer->credits_fd, .must_fence = !client->membarrier_works};
 }
 
+static void forget_segment(struct np_client *client, struct npi_peer *peer, uint32_t number);
+
 void npi_peer_segment(struct np_client *client, const struct npi_control_frame *frame, int fd) {
   struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
   uint32_t number = frame->body.segment.number;
   uint64_t bytes = frame->body.segment.bytes;
   uint64_t have = 0;
+  struct stat file;
   void *base = NULL;
-  if (peer == NULL || number >= peer->n_segments || peer->segments[number].base != NULL) return;
+  if (peer == NULL || number >= peer->n_segments || fstat(fd, &file) != 0) return;
+  if (peer->segments[number].base != NULL) {
+    if (peer->segment_files[number] == file.st_ino && peer->segments[number].bytes == bytes) return; /* told again */
+    forget_segment(client, peer, number); /* the word that it is gone was lost with a broker */
+  }
   if (npi_memory_size(fd, &have) < 0 || have < bytes || npi_memory_map(fd, 0, bytes, 0, &base) < 0) {
     npi_log(NPI_LOG_ERROR, "segment.refused", "client=%u number=%u bytes=%llu have=%llu", peer->client, number,
             (unsigned long long)bytes, (unsigned long long)have);
@@ -88,6 +111,7 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   }
   npi_memory_populate(base, bytes, 0); /* or each page's first event costs a fault; failing is not fatal */
   peer->segments[number] = (struct npi_segment_view){.base = base, .bytes = bytes};
+  peer->segment_files[number] = file.st_ino;
 }
 
 /* Does the program hold an event that lies in this segment? */
@@ -114,10 +138,7 @@ static void keep_mapped(struct npi_peer *peer, const struct npi_segment_view *se
   peer->kept = kept;
 }
 
-void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame) {
-  struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
-  uint32_t number = frame->body.segment.number;
-  if (peer == NULL || number >= peer->n_segments) return;
+static void forget_segment(struct np_client *client, struct npi_peer *peer, uint32_t number) {
   struct npi_segment_view segment = peer->segments[number];
   peer->segments[number] = (struct npi_segment_view){0};
   if (segment.base != NULL && is_held(client, peer, number)) {
@@ -125,6 +146,12 @@ void npi_peer_segment_gone(struct np_client *client, const struct npi_control_fr
   } else {
     npi_memory_unmap((void *)(uintptr_t)segment.base, segment.bytes);
   }
+}
+
+void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_peer *peer = npi_peer_find(client, frame->body.segment.client);
+  uint32_t number = frame->body.segment.number;
+  if (peer != NULL && number < peer->n_segments) forget_segment(client, peer, number);
 }
 
 void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version) {

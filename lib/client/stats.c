@@ -31,7 +31,7 @@ static int hand_out(void *stats, const void *values, uint32_t bytes) {
 int np_client_stats(const struct np_client *client, struct np_client_stats *stats) {
   struct np_client_stats values = {0};
   if (!npi_client_usable(client)) return npi_client_forked();
-  values.broker_connected = !client->broker_gone;
+  values.broker_connected = client->attach == NPI_ATTACHED;
   values.leased_bytes = client->pool.leased_bytes;
   values.budget_bytes = client->pool.budget_bytes;
   values.control_calls = client->control_calls;

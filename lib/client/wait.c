@@ -48,11 +48,22 @@ static int any_subscriber_has(struct np_client *client) {
   return 0;
 }
 
+/* Is there something of the broker's that only a call can find? What answers one who comes back is watched by itself. */
+static int must_look(const struct np_client *client) {
+  return npi_client_has_news(client) && client->attach != NPI_ATTACH_ASKED && client->attach != NPI_ATTACH_TELLING;
+}
+
+/* The program was woken, or comes by, and no bell rang: the other things in its epoll set are about the broker. */
+static void look_at_broker(struct np_client *client) {
+  if (client->attach == NPI_ATTACH_AWAY) npi_event_clear(client->tick_fd);
+  npi_client_look(client);
+}
+
 /* The program sleeps in its own epoll: asleep from now on, and the descriptor readable if something is there. */
 void npi_client_arm_events(struct np_client *client) {
-  npi_event_clear(client->events_fd);
+  if (!npi_event_clear(client->events_fd)) look_at_broker(client);
   go_to_sleep(&client->events_bell);
-  if (any_subscriber_has(client) || npi_client_has_news(client)) {
+  if (any_subscriber_has(client) || must_look(client)) {
     npi_bell_wake_up(&client->events_bell, npi_clock_monotonic());
     npi_event_ring(client->events_fd);
   }
@@ -96,9 +107,9 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
     uint64_t left = until - now;
     int64_t bound = left < (uint64_t)NPI_SLEEP_BOUND_NS ? (int64_t)left : NPI_SLEEP_BOUND_NS;
     npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_SLEEPS], 1);
-    int ready = npi_wait_readable(&client->events_fd, 1, bound);
+    int ready = npi_client_sleep(client, client->events_fd, bound);
     if (ready > 0) npi_event_clear(client->events_fd);
-    if (ready == 0) npi_client_news(client); /* quiet for a while: is the broker still there? */
+    if (ready == 0) npi_client_look(client); /* quiet for a while: is the broker still there, or there again? */
     now = npi_clock_monotonic();
     npi_bell_wake_up(bell, now);
     if (ready < 0) status = ready;
@@ -117,15 +128,17 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
 int np_fd(struct np_subscriber *subscriber) {
   struct np_client *client = subscriber->client;
   if (!npi_client_usable(client)) return npi_client_forked();
+  int status = npi_watch_open(client, &client->events_watch, client->events_fd);
+  if (status != 0) return status;
   client->events_fd_used = 1;
   npi_client_arm_events(client);
-  return client->events_fd;
+  return client->events_watch;
 }
 
 /* ---- credits ----------------------------------------------------------------------------------------- */
 
 static int may_lease(const struct np_client *client) {
-  return client->pool.leased_bytes < client->pool.budget_bytes && !client->broker_gone &&
+  return client->pool.leased_bytes < client->pool.budget_bytes && client->attach == NPI_ATTACHED &&
          npi_clock_monotonic() >= client->lease_again_ns;
 }
 
@@ -154,9 +167,9 @@ static int may_go_on(struct np_publisher *publisher) {
 
 /* As npi_client_arm_events, for publishers that met NP_FULL or NP_EMPTY. */
 void npi_client_arm_credits(struct np_client *client) {
-  npi_event_clear(client->credits_fd);
+  if (!npi_event_clear(client->credits_fd)) look_at_broker(client);
   go_to_sleep(&client->credits_bell);
-  int ready = npi_client_has_news(client);
+  int ready = must_look(client);
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
     ready = (p->wants_credit && may_publish(p)) || (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
   }
@@ -190,8 +203,9 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
     npi_client_trim(client, now);
     uint64_t left = until - now;
     int64_t bound = left < (uint64_t)NPI_SLEEP_BOUND_NS ? (int64_t)left : NPI_SLEEP_BOUND_NS;
-    int ready = npi_wait_readable(&client->credits_fd, 1, bound);
+    int ready = npi_client_sleep(client, client->credits_fd, bound);
     if (ready > 0) npi_event_clear(client->credits_fd);
+    if (ready == 0) npi_client_look(client);
     now = npi_clock_monotonic();
     npi_bell_wake_up(bell, now);
     if (may_go_on(publisher)) {
@@ -214,7 +228,9 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
 int np_publisher_fd(struct np_publisher *publisher) {
   struct np_client *client = publisher->client;
   if (!npi_client_usable(client)) return npi_client_forked();
+  int status = npi_watch_open(client, &client->credits_watch, client->credits_fd);
+  if (status != 0) return status;
   client->credits_fd_used = 1;
   npi_client_arm_credits(client);
-  return client->credits_fd;
+  return client->credits_watch;
 }

@@ -11,10 +11,17 @@ int npi_client_control_fd(const struct np_client *client) {
 }
 
 int npi_client_poll(struct np_client *client) {
-  npi_client_news(client); /* also where nothing is announced: this is how the broker's end is noticed */
+  npi_client_look(client); /* also where nothing is announced: this is how the broker's end is noticed */
   if (client->draining) return NPI_CLIENT_DRAIN;
-  if (client->broker_gone) return npi_fail(NP_ERR_NO_BROKER, "the broker is gone");
-  return 0;
+  if (client->attach == NPI_ATTACH_ORPHAN) return npi_client_no_broker(client);
+  if (client->attach == NPI_ATTACH_AWAY) return NPI_CLIENT_AWAY;
+  return client->attach == NPI_ATTACHED ? 0 : NPI_CLIENT_COMING;
+}
+
+int npi_client_credits_fd(struct np_client *client) {
+  client->credits_fd_used = 1;
+  npi_client_arm_credits(client);
+  return client->credits_fd;
 }
 
 int npi_client_worker_ready(struct np_client *client, uint32_t backend, uint32_t features) {

@@ -7,16 +7,26 @@
 #include "numapool/numapool.h"
 #include "shm/layout.h"
 
-enum { NPI_CLIENT_DRAIN = 1 };
+enum { NPI_CLIENT_DRAIN = 1, NPI_CLIENT_AWAY = 2, NPI_CLIENT_COMING = 3 };
 
 /* np_connect with a client kind (enum npi_client_kind). */
 int npi_client_connect(struct np_client **client, const struct np_options *options, uint32_t kind);
 
-/* Readable when the broker has sent something: then call npi_client_poll. Stays the client's. */
+/*
+ * Readable when the broker has sent something: then call npi_client_poll. Stays the client's, and is another one after
+ * the client was away.
+ */
 int npi_client_control_fd(const struct np_client *client);
 
-/* Processes what the broker sent. 0; NPI_CLIENT_DRAIN: it asked for the end; NP_ERR_NO_BROKER: it is gone. */
+/*
+ * Processes what the broker sent. 0; NPI_CLIENT_DRAIN: it asked for the end; NPI_CLIENT_AWAY: it is gone, and this call
+ * looks now and then whether it is there again; NPI_CLIENT_COMING: there is a new control_fd, the answer to come;
+ * NP_ERR_NO_BROKER: gone for good, the instance began anew.
+ */
 int npi_client_poll(struct np_client *client);
+
+/* As np_publisher_fd, for a loop that watches control_fd itself: the doorbell alone. */
+int npi_client_credits_fd(struct np_client *client);
 
 /* Tells the broker that all listeners are served. backend: 1 io_uring, 2 epoll. */
 int npi_client_worker_ready(struct np_client *client, uint32_t backend, uint32_t features);

@@ -84,7 +84,7 @@ int npi_socket_accept(int listener, int *fd) {
                         "cannot accept a peer");
 }
 
-int npi_socket_connect(const char *path, int *fd) {
+static int connect_tries(const char *path, int tries, int *fd) {
   struct sockaddr_un address;
   int made = -1;
   *fd = -1;
@@ -93,13 +93,13 @@ int npi_socket_connect(const char *path, int *fd) {
   if (status != 0) return status;
 
   int error = 0;
-  for (int i = 0; i < CONNECT_TRIES; i++) {
+  for (int i = 0; i < tries; i++) {
     if (connect(made, (const struct sockaddr *)&address, sizeof address) == 0) {
       *fd = made;
       return 0;
     }
     error = errno;
-    if (error == EAGAIN) { /* the queue of newcomers is full; there is nothing to poll for */
+    if (error == EAGAIN && i + 1 < tries) { /* the queue of newcomers is full; there is nothing to poll for */
       nanosleep(&(struct timespec){.tv_nsec = CONNECT_NAP_NS}, NULL);
     } else if (error != EINTR) {
       break;
@@ -115,14 +115,21 @@ int npi_socket_connect(const char *path, int *fd) {
       return npi_fail(NP_ERR_NO_BROKER,
                       "no broker at %s: nobody listens (it has ended, or just starts); start numapoold", path);
     case EAGAIN:
-      return npi_fail(NP_ERR_NO_BROKER, "the broker at %s takes nobody in: its queue is full since a second; try again",
-                      path);
+      return npi_fail(NP_ERR_NO_BROKER, "the broker at %s takes nobody in: its queue is full; try again", path);
     case EACCES:
     case EPERM:
       return npi_fail(NP_ERR_DENIED, "not permitted to connect to %s: join the group that its mode lets in", path);
     case EPROTOTYPE: return npi_fail(NP_ERR_NO_BROKER, "%s is a socket of another program", path);
     default: return npi_fail_errno(NP_ERR_NO_BROKER, error, "cannot connect to %s", path);
   }
+}
+
+int npi_socket_connect(const char *path, int *fd) {
+  return connect_tries(path, CONNECT_TRIES, fd);
+}
+
+int npi_socket_connect_once(const char *path, int *fd) {
+  return connect_tries(path, 1, fd);
 }
 
 int npi_socket_pair(int fds[2]) {

@@ -30,6 +30,9 @@ int npi_socket_accept(int listener, int *fd);
  */
 int npi_socket_connect(const char *path, int *fd);
 
+/* The same without waiting: a full queue is NP_ERR_NO_BROKER. */
+int npi_socket_connect_once(const char *path, int *fd);
+
 /* Two connected ends. */
 int npi_socket_pair(int fds[2]);
 

@@ -27,10 +27,13 @@ int npi_event_ring(int fd) {
   }
 }
 
-void npi_event_clear(int fd) {
+int npi_event_clear(int fd) {
   uint64_t count;
-  while (read(fd, &count, sizeof count) < 0 && errno == EINTR) {
-  }
+  ssize_t n;
+  do {
+    n = read(fd, &count, sizeof count);
+  } while (n < 0 && errno == EINTR);
+  return n == (ssize_t)sizeof count;
 }
 
 int npi_wait_readable(const int *fds, int n, int64_t timeout_ns) {

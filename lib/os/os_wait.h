@@ -16,8 +16,8 @@ int npi_event_create(int *fd);
  */
 int npi_event_ring(int fd);
 
-/* Takes all rings; nothing to take is fine. Does not block, with the same condition. */
-void npi_event_clear(int fd);
+/* Takes all rings; 1: there were some. Does not block, with the same condition. A timer's descriptor will do as well. */
+int npi_event_clear(int fd);
 
 /*
  * Sleeps until one of n descriptors (at most NPI_WAIT_FDS_MAX) is readable or hung up. timeout_ns < 0: no bound.

@@ -175,7 +175,8 @@ struct npi_page_shm {
   uint32_t client;
   uint32_t client_version;
   uint32_t pid;
-  uint8_t reserved0[40];
+  struct npi_atomic_u32 farewell; /* 1: the client ended in good order; for a broker that could not be told */
+  uint8_t reserved0[36];
   struct npi_doorbell_shm events;
   struct npi_doorbell_shm credits;
   uint8_t reserved1[NPI_PAGE - 192];
