@@ -53,13 +53,13 @@ void npi_client_lost(struct np_client *client) {
 }
 
 static void orphan(struct np_client *client, const char *why) {
-  uint32_t state = npi_load_acquire_u32(&client->record->state);
+  uint32_t state = npi_load_relaxed_u32(&client->record->state);
   /* The registry of an instance that is over is written by nobody; in one that goes on the record is someone else's. */
   int evicted = state != NPI_RECORD_ACTIVE || client->record->version != client->version;
   shutdown(client->socket, SHUT_RDWR);
   client->attach = NPI_ATTACH_ORPHAN;
   client->attach_request = 0;
-  client->events_seen = npi_load_acquire_u32(&client->record->events_sent);
+  client->events_seen = npi_load_relaxed_u32(&client->record->events_sent);
   npi_client_notify(client, evicted ? NP_NOTICE_EVICTED : NP_NOTICE_INSTANCE_GONE, 0, "%s", why);
   npi_log(NPI_LOG_WARNING, "client.orphaned", "client=%u reason=\"%s\"", client->index, why);
   npi_watch_socket(client);
@@ -96,7 +96,7 @@ int npi_client_attach_begin(struct np_client *client) {
     client->attach = NPI_ATTACH_ASKED;
     client->attach_request = frame.head.request;
     client->news_overdue = 0;
-    client->events_seen = npi_load_acquire_u32(&client->record->events_sent) - 1;
+    client->events_seen = npi_load_relaxed_u32(&client->record->events_sent) - 1;
     npi_watch_socket(client);
   } else if (socket >= 0) {
     close(socket);
@@ -176,7 +176,7 @@ static void find_what_ended(struct np_client *client) {
       npi_link_report_lie(client, link);
     }
     if (npi_load_relaxed_u32(&record->version) == link->version &&
-        npi_load_acquire_u32(&record->state) != NPI_CONNECTION_FREE) {
+        npi_load_relaxed_u32(&record->state) != NPI_CONNECTION_FREE) {
       continue;
     }
     struct npi_control_frame frame;

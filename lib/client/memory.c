@@ -92,6 +92,7 @@ uint32_t npi_client_reap(struct np_client *client) {
 }
 
 /* Does not wait for the answer: it is on the way of publishers, who never block. Where the socket is full: later. */
+static void return_segment(struct np_client *client, uint32_t number) __attribute__((cold, noinline));
 static void return_segment(struct np_client *client, uint32_t number) {
   void *base = client->pool.segments[number].base;
   uint64_t bytes = client->pool.segments[number].bytes;

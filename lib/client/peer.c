@@ -44,7 +44,7 @@ void npi_peers_forget_gone(struct np_client *client) {
     if (peer->n_connections > 0 || peer->client >= table->count) continue;
     const struct npi_client_record *record =
         (const void *)(client->registry + table->offset + (uint64_t)peer->client * table->bytes);
-    if (npi_load_acquire_u32(&record->state) != NPI_RECORD_FREE && record->version == peer->version) continue;
+    if (npi_load_relaxed_u32(&record->state) != NPI_RECORD_FREE && record->version == peer->version) continue;
     npi_peer_free(client, peer);
   }
 }

@@ -149,7 +149,7 @@ static int is_succeeded(struct np_client *client) {
   if (npi_client_has_news(client) && client->attach == NPI_ATTACH_AWAY && npi_client_attach_begin(client) == 0)
     return 1;
   /* The last events of the old one are lost: what is announced counts as seen, or every call would look. */
-  client->events_seen = npi_load_acquire_u32(&client->record->events_sent);
+  client->events_seen = npi_load_relaxed_u32(&client->record->events_sent);
   return 0;
 }
 
@@ -165,7 +165,7 @@ void npi_client_news(struct np_client *client) {
     int status = receive_one(client, &frame);
     if (status == 0) client->news_overdue = 0;
     if (status != NPI_SOCKET_AGAIN) continue;
-    uint32_t behind = npi_load_acquire_u32(&client->record->events_sent) - client->events_seen;
+    uint32_t behind = npi_load_relaxed_u32(&client->record->events_sent) - client->events_seen;
     if (behind == 0 || behind > INT32_MAX || client->news_overdue)
       break; /* above: an event came before its announcement */
     /* Announced and not here: the broker's own queue is behind because our socket was full. Once: it may be stopped. */
