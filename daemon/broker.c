@@ -82,6 +82,7 @@ static void on_signal(void *owner, int signal) {
   struct npi_broker *broker = owner;
   if (signal == SIGCHLD) {
     npi_workers_child_ended(broker);
+    npi_keep_child_ended(broker);
     return;
   }
   npi_log(NPI_LOG_INFO, "broker.signal", "signal=%d", signal);
@@ -179,6 +180,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config)
   npi_watch_init(&broker->accept_watch, on_accept, broker);
   npi_timer_init(&broker->accept_again, on_accept_again, broker);
   npi_timer_init(&broker->drain_deadline, on_drain_deadline, broker);
+  npi_keep_init(broker);
   set_of_signals(&signals);
   signal(SIGPIPE, SIG_IGN); /* standard error may be a pipe whose reader is gone */
   raise_descriptor_limit();
@@ -190,6 +192,8 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config)
   if (status == 0) status = become_the_broker(broker);
   if (status == 0) status = npi_registry_create(&broker->registry, config, &broker->topology);
   if (status == 0) status = make_tables(broker);
+  if (status == 0) status = npi_keep_start(broker);
+  if (status == 0) npi_keep_everything(broker);
   if (status == 0) status = npi_channels_init(broker);
   if (status == 0) status = npi_workers_init(broker); /* sockets: before memory is filled, since more often wrong */
   if (status == 0) status = npi_leases_init(broker);
@@ -282,6 +286,7 @@ void npi_broker_stop(struct npi_broker *broker) {
   struct npi_session *session, *after;
   close_door(broker);
   npi_timer_end(&broker->loop, &broker->drain_deadline);
+  npi_keep_end(broker); /* from here on there is nothing for a successor */
   npi_workers_deinit(broker);
   for (uint32_t i = 0; broker->clients != NULL && i < broker->registry.n_clients; i++) {
     if (broker->clients[i] != NULL) npi_leases_cancel(broker->clients[i]);

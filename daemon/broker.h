@@ -9,6 +9,7 @@
 #define NPI_DAEMON_BROKER_H
 
 #include "daemon/config.h"
+#include "daemon/keep.h"
 #include "daemon/leases.h"
 #include "daemon/loop.h"
 #include "daemon/objects.h"
@@ -28,6 +29,7 @@ struct npi_broker {
   struct npi_loop loop;
   struct npi_numa_topology topology;
   struct npi_registry registry;
+  struct npi_keep keep;
 
   char socket_path[NPI_CONFIG_PATH_BYTES];
   struct npi_watch accept_watch;

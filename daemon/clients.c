@@ -108,6 +108,7 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   npi_store_relaxed_u32(&record->flags, 0);
   npi_store_relaxed_u32(&record->folded, 0);
   npi_store_relaxed_u64(&record->stopped_ns, 0);
+  npi_keep_client(client, session->pidfd);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   broker->clients[index] = client;
   client->session = session;
@@ -127,6 +128,7 @@ void npi_client_free(struct npi_broker *broker, struct npi_client *client) {
   npi_store_release_u32(&record->state, NPI_RECORD_FREE);
   record->version = client->version + 1;
   npi_store_relaxed_u64(&record->leased_bytes, 0);
+  npi_keep_drop(broker, NPI_KEPT_CLIENT, client->index, client->version);
   broker->clients[client->index] = NULL;
   npi_index_give(&broker->client_pool, client->index);
   free_objects(broker, client);

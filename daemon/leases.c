@@ -90,6 +90,7 @@ static int make_segment(struct npi_broker *broker, uint32_t node_index, struct n
   npi_store_relaxed_u64(&record->pages_away, segment->memory.pages_away);
   npi_store_relaxed_u64(&record->pages_unknown, segment->memory.pages_unknown);
   record->measured_ns = npi_clock_realtime();
+  npi_keep_segment(broker, segment);
   show_node(broker, node_index);
   npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_MADE, 1);
   *out = segment;
@@ -121,6 +122,7 @@ static void destroy_segment(struct npi_broker *broker, struct npi_leased *segmen
   } else {
     npi_segment_destroy(&segment->memory);
   }
+  npi_keep_drop(broker, NPI_KEPT_SEGMENT, segment->index, segment->version);
   npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_DESTROYED, 1);
   npi_index_give(&broker->leases.pool, segment->index);
   free(segment);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "daemon/broker.h"
+#include "daemon/keeper.h"
 #include "daemon/worker.h"
 #include "numapool/version.h"
 
@@ -19,7 +20,8 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 struct arguments {
   const char *config_file, *instance, *log_level;
   int check_config;
-  int worker_setup_fd; /* -1: this is the broker */
+  int worker_setup_fd; /* -1: this is no ingest worker */
+  int keeper_fd;       /* -1: nor the keeper */
 };
 
 static int log_fd = STDERR_FILENO;
@@ -41,7 +43,15 @@ static const char usage[] =
     "SIGTERM and SIGINT end it in order: ingest workers publish what they have received, shared memory is removed.\n"
     "Exit status: 0 ended in order, 1 failed at run time, 2 wrong usage or configuration.\n";
 
-enum { OPTION_CONFIG = 256, OPTION_INSTANCE, OPTION_LOG_LEVEL, OPTION_CHECK, OPTION_HELP_CONFIG, OPTION_WORKER };
+enum {
+  OPTION_CONFIG = 256,
+  OPTION_INSTANCE,
+  OPTION_LOG_LEVEL,
+  OPTION_CHECK,
+  OPTION_HELP_CONFIG,
+  OPTION_WORKER,
+  OPTION_KEEPER
+};
 
 static const struct option options[] = {{"config", required_argument, NULL, OPTION_CONFIG},
                                         {"instance", required_argument, NULL, OPTION_INSTANCE},
@@ -51,12 +61,13 @@ static const struct option options[] = {{"config", required_argument, NULL, OPTI
                                         {"version", no_argument, NULL, 'V'},
                                         {"help", no_argument, NULL, 'h'},
                                         {"ingest-worker", required_argument, NULL, OPTION_WORKER},
+                                        {"keeper", required_argument, NULL, OPTION_KEEPER},
                                         {NULL, 0, NULL, 0}};
 
 /* < 0: go on; else the exit status. */
 static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
   int option;
-  *arguments = (struct arguments){.worker_setup_fd = -1};
+  *arguments = (struct arguments){.worker_setup_fd = -1, .keeper_fd = -1};
   while ((option = getopt_long(argc, argv, "hV", options, NULL)) != -1) {
     switch (option) {
       case OPTION_CONFIG: arguments->config_file = optarg; break;
@@ -64,6 +75,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
       case OPTION_LOG_LEVEL: arguments->log_level = optarg; break;
       case OPTION_CHECK: arguments->check_config = 1; break;
       case OPTION_WORKER: arguments->worker_setup_fd = atoi(optarg); break;
+      case OPTION_KEEPER: arguments->keeper_fd = atoi(optarg); break;
       case OPTION_HELP_CONFIG: npi_config_write_help(stdout); return EXIT_FINE;
       case 'V': printf("numapoold %s\n", NP_VERSION_STRING); return EXIT_FINE;
       case 'h': fputs(usage, stdout); return EXIT_FINE;
@@ -122,6 +134,7 @@ int main(int argc, char **argv) {
   int status = parse_arguments(argc, argv, &arguments);
   if (status >= 0) return status;
   if (arguments.worker_setup_fd >= 0) return npi_worker_main(arguments.worker_setup_fd);
+  if (arguments.keeper_fd >= 0) return npi_keeper_main(arguments.keeper_fd);
   if (read_config(&config, &arguments) != 0) {
     npi_config_deinit(&config);
     return EXIT_USAGE;

@@ -17,9 +17,11 @@
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
+#include "daemon/keep.h"
 #include "daemon/session.h"
 #include "daemon/worker_setup.h"
 #include "os/os_clock.h"
+#include "os/os_process.h"
 #include "wire/channel.h"
 
 #define BACK_OFF_MIN_NS UINT64_C(100000000)
@@ -100,6 +102,7 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
     if (status != 0) return status;
     config.port = listener->sockets[i].port; /* where the kernel chose one, the others share it */
     workers->workers[i].n_listeners++;
+    npi_keep_listener(broker, index, i);
   }
   char text[256];
   npi_listener_socket_describe(&config, text, sizeof text);
@@ -122,6 +125,7 @@ int npi_workers_init(struct npi_broker *broker) {
   for (uint32_t i = 0; i < workers->n_workers; i++) {
     struct npi_worker *worker = &workers->workers[i];
     worker->broker = broker;
+    worker->pidfd = -1;
     worker->number = i;
     worker->node = i % broker->topology.n_nodes;
     worker->back_off_ns = BACK_OFF_MIN_NS;
@@ -221,7 +225,15 @@ static int start_worker(struct npi_worker *worker) {
   int error = errno;
   close(setup_fd);
   if (pid < 0) return npi_fail_errno(NP_ERR_SYSTEM, error, "cannot start ingest worker %u", worker->number);
+  status = npi_process_pidfd(pid, &worker->pidfd); /* a child that was not waited for: it is still this one */
+  if (status != 0) {
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return status;
+  }
   worker->pid = pid;
+  npi_process_start_time(pid, &worker->start_time);
+  npi_keep_worker(worker->broker, worker->number);
   worker->ready = 0;
   worker->started_ns = npi_clock_monotonic();
   npi_log(NPI_LOG_INFO, "worker.started", "worker=%u pid=%d node=%d listeners=%u", worker->number, (int)pid,
@@ -254,6 +266,9 @@ static void worker_ended(struct npi_worker *worker, int how) {
   int killed = WIFSIGNALED(how), code = killed ? WTERMSIG(how) : WEXITSTATUS(how);
   pid_t pid = worker->pid;
   int was_ready = worker->ready;
+  npi_keep_drop(broker, NPI_KEPT_WORKER, worker->number, (uint32_t)pid);
+  close(worker->pidfd);
+  worker->pidfd = -1;
   worker->pid = 0;
   worker->ready = 0;
   set_worker_listeners(worker, NPI_LISTENER_DOWN, 0);
@@ -326,6 +341,7 @@ void npi_workers_remember(struct npi_broker *broker, const struct npi_client *cl
   for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
     broker->workers.listeners[i].kernel_drops[client->worker] +=
         (uint32_t)npi_load_relaxed_u64(&counters[i].value[NPI_LISTENER_DROPPED_KERNEL]);
+    npi_keep_listener(broker, i, client->worker);
   }
 }
 
@@ -353,6 +369,7 @@ void npi_workers_deinit(struct npi_broker *broker) {
     npi_log(NPI_LOG_WARNING, "worker.killed", "worker=%u pid=%d", worker->number, (int)worker->pid);
     kill(worker->pid, SIGKILL);
     waitpid(worker->pid, NULL, 0);
+    close(worker->pidfd);
   }
   for (uint32_t i = 0; i < workers->n_listeners; i++) {
     struct npi_listener *listener = &workers->listeners[i];

@@ -21,6 +21,8 @@ struct npi_worker {
   uint32_t node; /* index */
   uint32_t n_listeners;
   pid_t pid; /* 0: does not run */
+  int pidfd; /* -1: does not run */
+  uint64_t start_time;
   int ready;
   uint64_t back_off_ns, started_ns;
   struct npi_timer restart;

@@ -262,7 +262,7 @@ Test(broker_life, no_configuration_and_an_ordinary_user_are_enough) {
 Test(broker_life, a_dead_worker_is_started_again) {
   npi_test_broker_start(&broker, "listeners: [ { name: in, proto: udp, address: \"127.0.0.1:0\", channel: c } ]\n");
   char command[128], text[64];
-  snprintf(command, sizeof command, "pgrep -P %d", (int)broker.pid);
+  snprintf(command, sizeof command, "pgrep -P %d numapool-ingest", (int)broker.pid);
   cr_assert(shell(command, text, sizeof text) == 0);
   pid_t first = (pid_t)atoi(text), second = 0;
   cr_assert(first > 0 && kill(first, SIGKILL) == 0);
