@@ -23,6 +23,7 @@ struct npi_broker {
   uint64_t started_ns; /* CLOCK_MONOTONIC */
   int lock_fd;
   int ready, draining;
+  int yielded;     /* a successor takes over: ends without touching anything */
   int after_crash; /* an earlier broker did not end in order: workers of it may still be ending */
   int failure;     /* a status, with words in failure_text: the loop ended for it */
   char failure_text[512];
@@ -36,6 +37,7 @@ struct npi_broker {
   struct npi_timer accept_again; /* after there was no descriptor left for a newcomer */
   struct npi_session *sessions;
   uint32_t n_sessions;
+  uint64_t session_serial;
   uint32_t n_newcomers; /* sessions that have not said hello */
 
   struct npi_index_pool client_pool, channel_pool, publisher_pool, subscriber_pool, connection_pool;

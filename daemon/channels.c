@@ -10,8 +10,8 @@
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
-#include "daemon/journal.h"
 #include "daemon/connections.h"
+#include "daemon/journal.h"
 #include "daemon/session.h"
 
 enum { ON_DEMAND_CREDITS = 256 };
@@ -157,6 +157,38 @@ static int connect_subscriber(struct npi_subscriber *subscriber) {
   return status;
 }
 
+static int are_connected(const struct npi_publisher *publisher, const struct npi_subscriber *subscriber) {
+  const struct npi_connection *connection;
+  DL_FOREACH2(publisher->connections, connection, publisher_next) {
+    if (connection->subscriber == subscriber) return 1;
+  }
+  return 0;
+}
+
+static void connect_if_missing(struct npi_publisher *publisher, struct npi_subscriber *subscriber) {
+  struct npi_connection *made = NULL;
+  if (publisher->closing || subscriber->closing || are_connected(publisher, subscriber)) return;
+  if (!npi_session_reachable(publisher->client) || !npi_session_reachable(subscriber->client)) return;
+  int status = npi_connection_prepare(publisher, subscriber, &made);
+  if (status == 0) {
+    npi_connection_announce(made);
+    return;
+  }
+  npi_log(NPI_LOG_WARNING, "connection.not_made", "channel=%s publisher=%u subscriber=%u reason=\"%s\"",
+          publisher->channel->name, publisher->index, subscriber->index, npi_detail());
+}
+
+void npi_channels_connect_missing(struct npi_client *client) {
+  struct npi_publisher *publisher;
+  struct npi_subscriber *subscriber;
+  DL_FOREACH2(client->subscribers, subscriber, client_next) {
+    DL_FOREACH(subscriber->channel->publishers, publisher) connect_if_missing(publisher, subscriber);
+  }
+  DL_FOREACH2(client->publishers, publisher, client_next) {
+    DL_FOREACH(publisher->channel->subscribers, subscriber) connect_if_missing(publisher, subscriber);
+  }
+}
+
 /* ---- publishers ---- */
 
 static void free_publisher(struct npi_publisher *publisher) {
@@ -236,10 +268,11 @@ void npi_publisher_settle(struct npi_publisher *publisher) {
 /* closing is kept over the walk, or the last connection would free the endpoint under the walker. */
 static void end_publisher(struct npi_publisher *publisher, void (*end)(struct npi_connection *)) {
   struct npi_connection *connection, *after;
+  /* First: a successor that finds some of the connections ended ends the others. */
+  npi_store_release_u32(&publisher->client->broker->registry.publishers[publisher->index].state, NPI_RECORD_CLOSING);
   publisher->closing = 0;
   DL_FOREACH_SAFE2(publisher->connections, connection, after, publisher_next) end(connection);
   publisher->closing = 1;
-  npi_store_release_u32(&publisher->client->broker->registry.publishers[publisher->index].state, NPI_RECORD_CLOSING);
   npi_publisher_settle(publisher);
 }
 
@@ -358,10 +391,11 @@ void npi_subscriber_settle(struct npi_subscriber *subscriber) {
 
 static void end_subscriber(struct npi_subscriber *subscriber, void (*end)(struct npi_connection *)) {
   struct npi_connection *connection, *after;
+  /* First: a successor that finds some of the connections ended ends the others. */
+  npi_store_release_u32(&subscriber->client->broker->registry.subscribers[subscriber->index].state, NPI_RECORD_CLOSING);
   subscriber->closing = 0;
   DL_FOREACH_SAFE2(subscriber->connections, connection, after, subscriber_next) end(connection);
   subscriber->closing = 1;
-  npi_store_release_u32(&subscriber->client->broker->registry.subscribers[subscriber->index].state, NPI_RECORD_CLOSING);
   npi_subscriber_settle(subscriber);
 }
 

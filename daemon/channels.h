@@ -22,6 +22,9 @@ int npi_publisher_open(struct npi_client *client, const char *channel, struct np
 int npi_subscriber_open(struct npi_client *client, const char *channel, const char *name, int32_t on_full,
                         uint32_t credits, uint32_t flags, struct npi_subscriber **subscriber);
 
+/* A client has come back: makes the connections that could not be made while it was away. */
+void npi_channels_connect_missing(struct npi_client *client);
+
 /* In good order: peers are told, and the endpoint is freed when the last of them has let go. */
 void npi_publisher_close(struct npi_publisher *publisher);
 void npi_subscriber_close(struct npi_subscriber *subscriber);

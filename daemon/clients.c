@@ -84,6 +84,7 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   client->node = node;
   client->pid = session->pid;
   client->uid = session->uid;
+  client->token = token;
   client->broker = broker;
   client->page_fd = client->page_readonly_fd = client->ledger_fd = client->events_fd = client->credits_fd = -1;
   memcpy(client->name, name, sizeof client->name);
@@ -133,6 +134,20 @@ void npi_client_free(struct npi_broker *broker, struct npi_client *client) {
   npi_index_give(&broker->client_pool, client->index);
   free_objects(broker, client);
   free(client);
+}
+
+void npi_client_set_flag(struct npi_client *client, uint32_t flag, int on) {
+  struct npi_atomic_u32 *flags = &client->broker->registry.clients[client->index].flags;
+  uint32_t now = npi_load_relaxed_u32(flags);
+  npi_store_relaxed_u32(flags, on ? now | flag : now & ~flag);
+}
+
+struct npi_client *npi_client_of_token(struct npi_broker *broker, pid_t pid, uint64_t token) {
+  for (uint32_t i = 0; token != 0 && i < broker->registry.n_clients; i++) {
+    struct npi_client *client = broker->clients[i];
+    if (client != NULL && !client->gone && client->pid == pid && client->token == token) return client;
+  }
+  return NULL;
 }
 
 /* ---- rows of endpoint counters ---- */

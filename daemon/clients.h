@@ -14,6 +14,12 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
 /* Nobody is connected to it any more. Its segments are destroyed by the caller. */
 void npi_client_free(struct npi_broker *broker, struct npi_client *client);
 
+/* NPI_CLIENT_* in its record. */
+void npi_client_set_flag(struct npi_client *client, uint32_t flag, int on);
+
+/* The client of that process with that token; NULL: none, or token is 0. */
+struct npi_client *npi_client_of_token(struct npi_broker *broker, pid_t pid, uint64_t token);
+
 /* A row of endpoint counters in its page, zeroed. NP_ERR_LIMIT: all are in use. */
 int npi_client_take_row(struct npi_client *client, uint32_t *row);
 void npi_client_give_row(struct npi_client *client, uint32_t row);

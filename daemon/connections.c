@@ -186,6 +186,7 @@ static void show_holds(const struct npi_connection *connection) {
   if (connection->subscriber_holds) holds |= NPI_CONNECTION_SUBSCRIBER_HOLDS;
   if (connection->publisher_told) holds |= NPI_CONNECTION_PUBLISHER_TOLD;
   if (connection->subscriber_told) holds |= NPI_CONNECTION_SUBSCRIBER_TOLD;
+  if (connection->lied) holds |= NPI_CONNECTION_LIED;
   npi_store_release_u32(&registry->connections[connection->index].holds, holds);
 }
 
@@ -224,6 +225,42 @@ static void tell_subscriber(struct npi_connection *connection, enum npi_disconne
   connection->subscriber_told = 1;
   show_holds(connection);
   tell_disconnect(connection, connection->subscriber->client, reason);
+}
+
+/* ---- once more, for a client that was away ---- */
+
+static enum npi_disconnect_reason reason_for(const struct npi_connection *connection, uint32_t role) {
+  if (connection->lied) return NPI_REASON_LIE;
+  if (role == NPI_ROLE_SUBSCRIBER) {
+    return connection->publisher->client->gone ? NPI_REASON_PUBLISHER_DEAD : NPI_REASON_PUBLISHER_CLOSED;
+  }
+  if (connection->subscriber->client->gone) return NPI_REASON_SUBSCRIBER_DEAD;
+  return connection->subscriber->closing ? NPI_REASON_SUBSCRIBER_CLOSED : NPI_REASON_DRAINED;
+}
+
+/* Whether the subscriber took nothing: then it may not have heard of the connection before its end. */
+static int is_untouched(const struct npi_connection *connection) {
+  const struct npi_client *client = connection->subscriber->client;
+  const struct npi_ring_block *block =
+      (const struct npi_ring_block *)(const void *)(client->page + connection->returns_offset);
+  return npi_load_relaxed_u64(&block->counter[NPI_RETURN_TAKEN]) == 0;
+}
+
+void npi_connection_tell_again(struct npi_connection *connection, const struct npi_client *client) {
+  struct npi_publisher *publisher = connection->publisher;
+  struct npi_subscriber *subscriber = connection->subscriber;
+  npi_clients_introduce(publisher->client, subscriber->client);
+  if (subscriber->client == client && connection->subscriber_holds) {
+    int told = connection->subscriber_told;
+    /* What was published on a connection that it never heard of is still to be read. */
+    if (!subscriber->closing && (!told || is_untouched(connection))) tell_connect(connection, NPI_ROLE_SUBSCRIBER);
+    if (told) tell_disconnect(connection, subscriber->client, reason_for(connection, NPI_ROLE_SUBSCRIBER));
+  }
+  if (publisher->client == client && connection->publisher_holds) {
+    int told = connection->publisher_told;
+    if (!publisher->closing && !told) tell_connect(connection, NPI_ROLE_PUBLISHER);
+    if (told) tell_disconnect(connection, publisher->client, reason_for(connection, NPI_ROLE_PUBLISHER));
+  }
 }
 
 /* Frees it once both sides have let go, and then endpoints and clients that only waited for that. */
@@ -280,6 +317,7 @@ void npi_connection_lie(struct npi_connection *connection, const struct npi_clie
           connection->index, connection->publisher->channel->name, reporter->name, (int)reporter->pid, liar->name,
           (int)liar->pid);
   npi_registry_count(&from->broker->registry, NPI_BROKER_LIES, 1);
+  connection->lied = 1;
   set_state(connection, NPI_CONNECTION_DEAD);
   tell_subscriber(connection, NPI_REASON_LIE);
   tell_publisher(connection, NPI_REASON_LIE);

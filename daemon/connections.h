@@ -24,6 +24,9 @@ int npi_connection_prepare(struct npi_publisher *publisher, struct npi_subscribe
 void npi_connection_discard(struct npi_connection *connection);
 void npi_connection_announce(struct npi_connection *connection);
 
+/* One of its clients has come back: says again what it may have missed. Known things are ignored there. */
+void npi_connection_tell_again(struct npi_connection *connection, const struct npi_client *client);
+
 /* Any of these may free the connection. */
 void npi_connection_subscriber_closed(struct npi_connection *connection);
 void npi_connection_publisher_closed(struct npi_connection *connection);

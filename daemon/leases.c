@@ -330,6 +330,23 @@ int npi_leases_give_back(struct npi_client *client, uint32_t number) {
   return 0;
 }
 
+void npi_leases_take_back_unnamed(struct npi_client *client) {
+  struct npi_leased *segment, *after;
+  DL_FOREACH_SAFE(client->segments, segment, after) {
+    if (!segment->named) take_back(segment);
+  }
+  plan_stock(client->broker);
+}
+
+void npi_leases_tell_gone(struct npi_client *client, uint32_t number) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_SEGMENT_GONE, 0, 0);
+  frame.body.segment.client = client->index;
+  frame.body.segment.client_version = client->version;
+  frame.body.segment.number = number;
+  npi_session_event(client, &frame, NULL, 0);
+}
+
 void npi_leases_drain(struct npi_client *client) {
   struct npi_leased *segment;
   DL_FOREACH(client->segments, segment) set_state(client->broker, segment, NPI_SEGMENT_DRAINING);
@@ -385,16 +402,29 @@ static void complete(struct npi_client *client) {
   plan_stock(client->broker);
 }
 
-/* The first subscriber that still has a segment of this grant in its queue. */
-static const struct npi_client *waits_for(const struct npi_client *client) {
+/*
+ * Whether the subscriber cannot know a segment of this grant yet: it is in its queue, or it is away and will be told
+ * when it comes back.
+ */
+static int is_behind(const struct npi_client *peer, const struct npi_grant_wait *wait) {
+  const struct npi_session *session = peer->session;
+  if (session == NULL) return 0;
+  if (!npi_session_reachable(peer)) return !session->not_awaited;
+  return session->serial == wait->session ? session->n_sent < wait->target : session->queue != NULL;
+}
+
+/* The first subscriber that is behind; those that are there before those that are away. */
+static struct npi_client *waits_for(const struct npi_client *client) {
   const struct npi_grant *grant = client->grant;
+  struct npi_client *away = NULL;
   for (uint32_t i = 0; i < grant->n_waits; i++) {
     const struct npi_grant_wait *wait = &grant->waits[i];
-    const struct npi_client *peer = client->broker->clients[wait->client];
-    if (peer == NULL || peer->version != wait->version || !npi_session_reachable(peer)) continue;
-    if (peer->session->n_sent < wait->target) return peer;
+    struct npi_client *peer = client->broker->clients[wait->client];
+    if (peer == NULL || peer->version != wait->version || !is_behind(peer, wait)) continue;
+    if (npi_session_reachable(peer)) return peer;
+    away = peer;
   }
-  return NULL;
+  return away;
 }
 
 void npi_leases_progress(struct npi_broker *broker) {
@@ -406,8 +436,16 @@ void npi_leases_progress(struct npi_broker *broker) {
 
 static void give_up(struct npi_timer *timer) {
   struct npi_client *client = timer->owner;
-  const struct npi_client *peer = waits_for(client);
+  struct npi_client *peer = waits_for(client);
   uint32_t request = client->grant->request;
+  /*
+   * Who is away is stopped, or will never come back: it asks before it looks at events again, and that is answered with
+   * all segments. Once is enough to find that out.
+   */
+  while (peer != NULL && !npi_session_reachable(peer)) {
+    peer->session->not_awaited = 1;
+    peer = waits_for(client);
+  }
   if (peer == NULL) {
     complete(client);
     return;
@@ -491,9 +529,10 @@ static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {
   DL_FOREACH(client->links, link) {
     if (!knows_segments(link->peer, client)) continue;
     for (uint32_t i = 0; i < grant->n_segments; i++) npi_leases_show(grant->segments[i], link->peer);
-    if (!npi_session_reachable(link->peer)) continue;
+    const struct npi_session *session = link->peer->session;
+    if (session == NULL) continue;
     grant->waits[grant->n_waits++] =
-        (struct npi_grant_wait){link->peer->index, link->peer->version, link->peer->session->n_put};
+        (struct npi_grant_wait){link->peer->index, link->peer->version, session->serial, session->n_put};
   }
   if (waits_for(client) == NULL) {
     complete(client);

@@ -47,6 +47,11 @@ int npi_leases_give_back(struct npi_client *client, uint32_t number);
 void npi_leases_drain(struct npi_client *client);
 void npi_leases_destroy_all(struct npi_client *client);
 
+/* A client has come back: what it did not name never reached it, and is destroyed. */
+void npi_leases_take_back_unnamed(struct npi_client *client);
+/* It named one that it does not lease any more. */
+void npi_leases_tell_gone(struct npi_client *client, uint32_t number);
+
 /* Sends a client the segment of another. */
 void npi_leases_show(const struct npi_leased *segment, struct npi_client *to);
 

@@ -121,6 +121,7 @@ static int run_broker(const struct npi_config *config) {
   if (status == 0) {
     status = npi_broker_run(&broker);
     if (status != 0) npi_log(NPI_LOG_ERROR, "broker.failed", "reason=\"%s\"", npi_detail());
+    if (broker.yielded) return EXIT_FINE; /* all that is left is the successor's */
     npi_broker_stop(&broker);
   }
   if (status == 0) npi_log(NPI_LOG_INFO, "broker.stopped", "instance=%s", config->instance);

@@ -40,6 +40,7 @@ struct npi_publisher {
   uint32_t index, version;
   uint32_t counters; /* row in its client's page */
   int closing;       /* takes no new connection; freed with its last one */
+  int named;         /* its client, which comes back, has it */
   struct npi_client *client;
   struct npi_channel *channel;
   struct npi_connection *connections;
@@ -51,6 +52,7 @@ struct npi_subscriber {
   uint32_t index, version;
   uint32_t counters;
   int closing;
+  int named;
   uint32_t on_full, credits, capacity, flags;
   struct npi_client *client;
   struct npi_channel *channel;
@@ -67,6 +69,7 @@ struct npi_connection {
   int publisher_holds, subscriber_holds;
   /* It was told to let go, and only then an acknowledgement means something. */
   int publisher_told, subscriber_told;
+  int lied;
   struct npi_publisher *publisher;
   struct npi_subscriber *subscriber;
   uint64_t submissions_offset, returns_offset;
@@ -88,6 +91,7 @@ struct npi_leased {
   uint32_t state; /* enum npi_segment_state */
   uint32_t node;  /* index */
   uint32_t number;
+  int named; /* its client, which comes back, has it */
   uint64_t object;
   struct npi_client *client; /* NULL: ready */
   struct npi_segment memory;
@@ -101,7 +105,8 @@ struct npi_grant {
   uint32_t n_segments;
   struct npi_grant_wait {
     uint32_t client, version;
-    uint64_t target; /* sent when that many frames of its session have left the queue */
+    uint64_t session; /* its serial; another one, which came later, was told all before it was ready */
+    uint64_t target;  /* sent when that many frames of its session have left the queue */
   } * waits;
   uint32_t n_waits;
   struct npi_timer deadline;
@@ -116,6 +121,7 @@ struct npi_client {
   int gone; /* its objects are only waiting for peers to let go */
   pid_t pid;
   uid_t uid;
+  uint64_t token; /* of its hello */
   struct npi_broker *broker;
   struct npi_session *session; /* NULL once it is gone */
   int page_fd, page_readonly_fd, ledger_fd, events_fd, credits_fd;

@@ -9,6 +9,7 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/attach.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
@@ -79,6 +80,7 @@ static enum npi_request_result hello(struct npi_session *session, const struct n
     char process[NPI_CLIENT_NAME_BYTES] = ""; /* as free of control characters as the hello's, for logs and tools */
     if (name[0] == '\0') npi_process_name(session->pid, process, sizeof process);
     if (name[0] == '\0') npi_registry_copy_name(name, sizeof name, process, sizeof process);
+    npi_attach_forget_unborn(broker, session, frame->body.hello.token);
     status = npi_client_new(broker, session, frame->body.hello.kind, node, frame->body.hello.token, name, &client);
   }
   if (status != 0) {
@@ -273,26 +275,52 @@ static const struct request requests[] = {
     [NPI_CONTROL_GOODBYE] = {"goodbye", NULL, 0},
     [NPI_CONTROL_WORKER_READY] = {"worker_ready", worker_ready, 0},
     [NPI_CONTROL_REPORT_LIE] = {"report_lie", report_lie, 0},
+    [NPI_CONTROL_ATTACH] = {"attach", NULL, 1},
+    [NPI_CONTROL_ENDPOINTS] = {"endpoints", npi_attach_endpoints, 0},
+    [NPI_CONTROL_SEGMENTS_HELD] = {"segments_held", npi_attach_segments, 0},
+    [NPI_CONTROL_ATTACHED] = {"attached", npi_attach_finish, 1},
+    [NPI_CONTROL_TAKEOVER] = {"takeover", NULL, 1},
 };
 
 const char *npi_request_text(unsigned type) {
   return type < NPI_ARRAY_COUNT(requests) && requests[type].name != NULL ? requests[type].name : "not_a_request";
 }
 
+/* What a client that comes back may say before it is back: what it has, and what an event told it to answer. */
+static int fits_state(const struct npi_session *session, unsigned type) {
+  int naming = type == NPI_CONTROL_ENDPOINTS || type == NPI_CONTROL_SEGMENTS_HELD || type == NPI_CONTROL_ATTACHED;
+  if (session->state == NPI_SESSION_READY) return !naming;
+  return naming || type == NPI_CONTROL_ACKNOWLEDGE || type == NPI_CONTROL_REPORT_LIE;
+}
+
+/* The first frame of a connection. */
+static enum npi_request_result introduction(struct npi_session *session, const struct npi_control_frame *frame) {
+  switch (frame->head.type) {
+    case NPI_CONTROL_HELLO: return hello(session, frame);
+    case NPI_CONTROL_ATTACH: return npi_attach_begin(session, frame);
+    default: return npi_takeover_yield(session, frame);
+  }
+}
+
 enum npi_request_result npi_request_handle(struct npi_session *session, const struct npi_control_frame *frame) {
   unsigned type = frame->head.type;
-  if (type == NPI_CONTROL_HELLO) {
-    if (session->state == NPI_SESSION_HELLO) return hello(session, frame);
-    npi_fail(NP_ERR_PROTOCOL, "a second hello");
+  if (type == NPI_CONTROL_HELLO || type == NPI_CONTROL_ATTACH || type == NPI_CONTROL_TAKEOVER) {
+    if (session->state == NPI_SESSION_HELLO) return introduction(session, frame);
+    npi_fail(NP_ERR_PROTOCOL, "a second %s", npi_request_text(type));
     return NPI_REQUEST_BROKEN;
   }
-  if (session->state != NPI_SESSION_READY || session->client == NULL) {
+  if (session->client == NULL) {
     npi_fail(NP_ERR_PROTOCOL, "a frame of type %u (%s) before hello", type, npi_request_text(type));
     return NPI_REQUEST_BROKEN;
   }
   if (type == NPI_CONTROL_GOODBYE) return NPI_REQUEST_GOODBYE;
   if (type >= NPI_ARRAY_COUNT(requests) || requests[type].handle == NULL) {
     npi_fail(NP_ERR_PROTOCOL, "a frame of type %u (%s), which is not a request", type, npi_request_text(type));
+    return NPI_REQUEST_BROKEN;
+  }
+  if (!fits_state(session, type)) {
+    npi_fail(NP_ERR_PROTOCOL, "%s, %s the client is back", npi_request_text(type),
+             session->state == NPI_SESSION_READY ? "after" : "before");
     return NPI_REQUEST_BROKEN;
   }
   int status = requests[type].handle(session->client, frame);

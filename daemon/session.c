@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "daemon/broker.h"
+#include "daemon/clients.h"
 #include "daemon/reaper.h"
 #include "daemon/requests.h"
 #include "os/os_process.h"
@@ -26,6 +27,7 @@ enum {
 };
 #define HELLO_PATIENCE_NS UINT64_C(10000000000)
 #define UNREACHABLE_NS    UINT64_C(1000000000)
+#define ADOPTED_NS        UINT64_C(10000000000)
 #define RETRY_NS          UINT64_C(20000000)
 
 struct npi_queued_frame {
@@ -195,6 +197,7 @@ static void lose_socket(struct npi_session *session) {
     return;
   }
   npi_leases_cancel(session->client);
+  npi_client_set_flag(session->client, NPI_CLIENT_DETACHED, 1);
   npi_watch_end(&broker->loop, &session->socket_watch);
   npi_timer_end(&broker->loop, &session->retry);
   drop_queue(session);
@@ -209,9 +212,10 @@ static void on_timer(struct npi_timer *timer) {
   struct npi_session *session = timer->owner;
   if (session->state == NPI_SESSION_UNREACHABLE) {
     npi_log(NPI_LOG_WARNING, "client.unreachable",
-            "client=%u name=%s pid=%d reason=\"it closed its control socket without a goodbye and still runs; "
-            "it keeps its memory until it ends\"",
-            session->client->index, session->client->name, (int)session->pid);
+            "client=%u name=%s pid=%d reason=\"%s; it keeps its memory until it ends\"", session->client->index,
+            session->client->name, (int)session->pid,
+            session->adopted ? "it was a client of the broker before this one, and has not come back"
+                             : "it closed its control socket without a goodbye and still runs");
     return;
   }
   npi_log(NPI_LOG_WARNING, "session.silent", "pid=%d reason=\"no hello within 10 s\"", (int)session->pid);
@@ -310,23 +314,60 @@ static void on_retry(struct npi_timer *timer) {
   npi_leases_progress(broker);
 }
 
-int npi_session_begin(struct npi_broker *broker, int fd) {
-  int status;
+static struct npi_session *new_session(struct npi_broker *broker, enum npi_session_state state, int fd) {
   struct npi_session *session = calloc(1, sizeof *session);
-  if (session == NULL) {
-    close(fd);
-    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a session");
-  }
+  if (session == NULL) return NULL;
   session->broker = broker;
-  session->state = NPI_SESSION_HELLO;
+  session->state = state;
   session->fd = fd;
   session->pidfd = -1;
+  session->serial = ++broker->session_serial;
   npi_watch_init(&session->socket_watch, on_socket, session);
   npi_watch_init(&session->pid_watch, on_death, session);
   npi_timer_init(&session->timer, on_timer, session);
   npi_timer_init(&session->retry, on_retry, session);
   DL_APPEND(broker->sessions, session);
   broker->n_sessions++;
+  return session;
+}
+
+int npi_session_adopt(struct npi_broker *broker, struct npi_client *client, int pidfd) {
+  struct npi_session *session = new_session(broker, NPI_SESSION_UNREACHABLE, -1);
+  if (session == NULL) {
+    close(pidfd);
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a session");
+  }
+  session->adopted = 1;
+  session->pidfd = pidfd;
+  session->pid = client->pid;
+  session->uid = client->uid;
+  session->client = client;
+  client->session = session;
+  int status = npi_watch_begin(&broker->loop, &session->pid_watch, pidfd, EPOLLIN);
+  if (status != 0) return status;
+  npi_timer_begin(&broker->loop, &session->timer, ADOPTED_NS);
+  return 0;
+}
+
+void npi_session_replace(struct npi_session *session, struct npi_client *client) {
+  struct npi_broker *broker = session->broker;
+  struct npi_session *before = client->session;
+  before->client = NULL;
+  npi_session_end(before);
+  session->client = client;
+  client->session = session;
+  session->state = NPI_SESSION_ATTACHING;
+  broker->n_newcomers--;
+  npi_timer_end(&broker->loop, &session->timer);
+}
+
+int npi_session_begin(struct npi_broker *broker, int fd) {
+  int status;
+  struct npi_session *session = new_session(broker, NPI_SESSION_HELLO, fd);
+  if (session == NULL) {
+    close(fd);
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a session");
+  }
   broker->n_newcomers++;
   status = npi_process_pidfd_of_peer(fd, &session->pidfd, &session->pid, &session->uid, &session->gid);
   if (status == 0) status = npi_watch_begin(&broker->loop, &session->socket_watch, fd, EPOLLIN);

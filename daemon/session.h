@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One control connection: HELLO -> READY -> gone.
+ * One control connection: HELLO or ATTACHING -> READY -> gone.
  *
  * A session is a socket, the peer's pidfd, and a queue for frames that the socket has no room for. Death is
  * the pidfd becoming readable. A socket that ends while the process lives proves nothing (it may have been
- * closed by accident, while the memory is in use): the client is then unreachable, and keeps what it has.
+ * closed by accident, while the memory is in use; an adopted client had it with an earlier broker): the client is then
+ * unreachable, keeps what it has, and may come back with another socket (daemon/attach.h).
  */
 #ifndef NPI_DAEMON_SESSION_H
 #define NPI_DAEMON_SESSION_H
@@ -21,6 +22,7 @@ struct npi_queued_frame;
 
 enum npi_session_state {
   NPI_SESSION_HELLO,       /* has not said who it is */
+  NPI_SESSION_ATTACHING,   /* is a client that was here before, and says what it still has */
   NPI_SESSION_READY,       /* is a client */
   NPI_SESSION_UNREACHABLE, /* its socket has ended, its process lives */
   NPI_SESSION_LAST_WORDS,  /* was refused; ends when that answer is out */
@@ -41,11 +43,20 @@ struct npi_session {
   uint32_t n_queued;
   uint32_t n_answers;     /* of these, those that answer requests */
   uint64_t n_put, n_sent; /* frames given to the session, and those that are in the socket */
+  uint64_t serial;        /* differs for each session of a broker */
+  int adopted;            /* UNREACHABLE: its socket was an earlier broker's */
+  int not_awaited;        /* UNREACHABLE: leases have waited for it to come back, in vain */
   struct npi_session *prev, *next;
 };
 
 /* Takes over a fresh socket. On failure it is closed. */
 int npi_session_begin(struct npi_broker *broker, int fd);
+
+/* For a client that lives and had its socket with an earlier broker. Takes the pidfd over. */
+int npi_session_adopt(struct npi_broker *broker, struct npi_client *client, int pidfd);
+
+/* The client goes on with this session; the one that it had ends. */
+void npi_session_replace(struct npi_session *session, struct npi_client *client);
 
 /* Closes all of it; the client, if there is one, is not touched but has no session any more. */
 void npi_session_end(struct npi_session *session);

@@ -371,6 +371,7 @@ enum {
   NPI_CONNECTION_SUBSCRIBER_HOLDS = 2,
   NPI_CONNECTION_PUBLISHER_TOLD = 4, /* it was told to let go, and only then an acknowledgement means something */
   NPI_CONNECTION_SUBSCRIBER_TOLD = 8,
+  NPI_CONNECTION_LIED = 16, /* an end broke the rules: whoever is told again is told that */
 };
 
 struct npi_connection_record {

@@ -74,6 +74,7 @@ int raw_hello(struct raw_client *client, const char *name, struct npi_control_fr
   frame->body.hello.layout_version = NPI_LAYOUT_VERSION;
   frame->body.hello.kind = NPI_CLIENT_APPLICATION;
   frame->body.hello.node = -1;
+  frame->body.hello.token = client->token;
   snprintf(frame->body.hello.name, sizeof frame->body.hello.name, "%s", name);
   raw_send(client, frame);
   int fds[NPI_CONTROL_FDS_MAX];
@@ -87,7 +88,46 @@ int raw_hello(struct raw_client *client, const char *name, struct npi_control_fr
   client->version = frame->body.hello_reply.client_version;
   client->registry_bytes = frame->body.hello_reply.registry_bytes;
   client->page_bytes = frame->body.hello_reply.page_bytes;
+  struct npi_registry_header header;
+  cr_assert_eq(pread(fds[0], &header, sizeof header, 0), (ssize_t)sizeof header);
+  client->instance_id = header.instance_id;
   return 0;
+}
+
+int raw_attach(struct raw_client *client, const char *socket_path, struct npi_control_frame *frame) {
+  int n_fds = 0;
+  if (client->socket >= 0) close(client->socket);
+  int status = npi_socket_connect(socket_path, &client->socket);
+  cr_assert(status == 0, "%s", npi_detail());
+  npi_control_init(frame, NPI_CONTROL_ATTACH, ++client->request, 0);
+  frame->body.attach.layout_version = NPI_LAYOUT_VERSION;
+  frame->body.attach.client = client->index;
+  frame->body.attach.client_version = client->version;
+  frame->body.attach.kind = NPI_CLIENT_APPLICATION;
+  frame->body.attach.token = client->token;
+  frame->body.attach.instance_id = client->instance_id;
+  raw_send(client, frame);
+  cr_assert(raw_receive(client, frame, &n_fds) == 0, "the broker has closed instead of an answer to attach");
+  cr_assert(frame->head.type == NPI_CONTROL_ATTACH && frame->head.request == client->request && n_fds == 0);
+  return frame->head.status;
+}
+
+void raw_name_endpoint(struct raw_client *client, uint32_t role, uint32_t index, uint32_t version) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_ENDPOINTS, 0, 0);
+  frame.body.endpoints.n = 1;
+  frame.body.endpoints.list[0].role = role;
+  frame.body.endpoints.list[0].index = index;
+  frame.body.endpoints.list[0].version = version;
+  raw_send(client, &frame);
+}
+
+void raw_name_segment(struct raw_client *client, uint32_t number) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_SEGMENTS_HELD, 0, 0);
+  frame.body.segments_held.n = 1;
+  frame.body.segments_held.numbers[0] = number;
+  raw_send(client, &frame);
 }
 
 int raw_request(struct raw_client *client, enum npi_control_type type, struct npi_control_frame *frame,

@@ -10,6 +10,8 @@ struct raw_client {
   int socket;
   uint32_t index, version; /* after hello */
   uint32_t request;        /* number of the last one */
+  uint64_t token;          /* of hello; 0 unless set before it */
+  uint64_t instance_id;    /* after hello */
   int fds[5];              /* of hello: registry, page, ledger, events, credits */
   uint64_t registry_bytes, page_bytes;
   uint32_t n_events; /* received */
@@ -30,6 +32,12 @@ void raw_expect_end(struct raw_client *client);
 
 /* Hello and its answer, which is returned in *frame; the status of it is the result. */
 int raw_hello(struct raw_client *client, const char *name, struct npi_control_frame *frame);
+
+/* Closes the socket and nothing else, connects anew and sends ATTACH as the client that it was; the status. */
+int raw_attach(struct raw_client *client, const char *socket_path, struct npi_control_frame *frame);
+/* One endpoint, or one segment, that it still has. */
+void raw_name_endpoint(struct raw_client *client, uint32_t role, uint32_t index, uint32_t version);
+void raw_name_segment(struct raw_client *client, uint32_t number);
 
 /* Sends a request (type and number are filled in) and receives until its answer; events before it are kept in events. */
 struct raw_events {
