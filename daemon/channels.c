@@ -13,6 +13,7 @@
 #include "daemon/connections.h"
 #include "daemon/journal.h"
 #include "daemon/session.h"
+#include "wire/protocol.h"
 
 enum { ON_DEMAND_CREDITS = 256 };
 
@@ -86,6 +87,14 @@ void npi_channels_deinit(struct npi_broker *broker) {
   HASH_ITER(hh, broker->channels, channel, after) free_channel(broker, channel);
 }
 
+/* Is it the dead-letter channel of a group? Then it is made whether or not others are made on demand. */
+static int takes_dead_letters(const struct npi_config *config, const char *name) {
+  for (size_t i = 0; i < config->n_channels; i++) {
+    if (config->channels[i].max_deliveries > 0 && strcmp(config->channels[i].dead_letter, name) == 0) return 1;
+  }
+  return 0;
+}
+
 int npi_channel_find(struct npi_broker *broker, const char *name, struct npi_channel **out) {
   *out = NULL;
   if (!npi_config_name_ok(name)) {
@@ -95,7 +104,8 @@ int npi_channel_find(struct npi_broker *broker, const char *name, struct npi_cha
   }
   HASH_FIND_STR(broker->channels, name, *out);
   if (*out != NULL) return 0;
-  if (!broker->config->channels_on_demand) {
+  int for_dead_letters = takes_dead_letters(broker->config, name);
+  if (!broker->config->channels_on_demand && !for_dead_letters) {
     return npi_fail(NP_ERR_NOT_FOUND,
                     "there is no channel \"%s\"; add it to the configuration, or set channels_on_demand: true", name);
   }
@@ -103,11 +113,43 @@ int npi_channel_find(struct npi_broker *broker, const char *name, struct npi_cha
   npi_channel_config_init(&config);
   memcpy(config.name, name, strlen(name) + 1);
   config.kind = NPI_CHANNEL_BROADCAST;
-  config.on_full = NPI_ON_FULL_DROP_NEWEST;
+  config.on_full =
+      for_dead_letters ? NPI_ON_FULL_BLOCK : NPI_ON_FULL_DROP_NEWEST; /* a dead letter waits, no publisher */
   config.credits = broker->registry.max_credits < ON_DEMAND_CREDITS ? broker->registry.max_credits : ON_DEMAND_CREDITS;
   int status = make_channel(broker, &config, 1, out);
   if (status == 0) npi_log(NPI_LOG_INFO, "channel.made", "channel=%s kind=broadcast on_demand=1", name);
   return status;
+}
+
+/*
+ * Where a group's dead letters go; *out NULL: nowhere. The settings are looked up each time, so that a broker which
+ * took the instance over with another configuration goes by its own.
+ */
+static int find_dead_letter(struct npi_broker *broker, const struct npi_channel *channel, struct npi_channel **out) {
+  const struct npi_channel_config *config = npi_config_find_channel(broker->config, channel->name);
+  struct npi_channel_record *record = &broker->registry.channels[channel->index];
+  *out = NULL;
+  if (config == NULL || channel->kind != NPI_CHANNEL_GROUP || config->max_deliveries == 0) {
+    record->max_deliveries = 0;
+    record->dead_letter = NPI_NONE;
+    return 0;
+  }
+  int status = npi_channel_find(broker, config->dead_letter, out);
+  if (status != 0) return npi_trail(status, "for the dead letters of channel \"%s\"", channel->name);
+  record->max_deliveries = config->max_deliveries;
+  record->dead_letter = (*out)->index;
+  return 0;
+}
+
+/* Only who publishes on the group may publish its dead letters. */
+static int may_publish_dead_letters(struct npi_client *client, const struct npi_channel *channel) {
+  const struct npi_publisher *publisher;
+  DL_FOREACH2(client->publishers, publisher, client_next) {
+    const struct npi_channel_record *record = &client->broker->registry.channels[publisher->channel->index];
+    if (!publisher->closing && record->max_deliveries > 0 && record->dead_letter == channel->index) return 0;
+  }
+  return npi_fail(NP_ERR_DENIED, "client %u (%s) publishes on no group whose dead letters go to \"%s\"", client->index,
+                  client->name, channel->name);
 }
 
 static void show_counts(struct npi_broker *broker, const struct npi_channel *channel) {
@@ -214,12 +256,14 @@ static void free_publisher(struct npi_publisher *publisher) {
   free(publisher);
 }
 
-int npi_publisher_open(struct npi_client *client, const char *name, struct npi_publisher **out) {
+int npi_publisher_open(struct npi_client *client, const char *name, uint32_t flags, struct npi_publisher **out) {
   struct npi_broker *broker = client->broker;
-  struct npi_channel *channel;
+  struct npi_channel *channel, *dead_letter;
   uint32_t version = 0, row = 0;
   *out = NULL;
   int status = npi_channel_find(broker, name, &channel);
+  if (status == 0 && (flags & NPI_PUBLISHER_DEAD_LETTERS) != 0) status = may_publish_dead_letters(client, channel);
+  if (status == 0) status = find_dead_letter(broker, channel, &dead_letter);
   if (status != 0) return status;
   uint32_t index = npi_index_take(&broker->publisher_pool, &version);
   if (index == NPI_NONE) {

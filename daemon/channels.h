@@ -18,7 +18,9 @@ void npi_channels_deinit(struct npi_broker *broker);
 int npi_channel_find(struct npi_broker *broker, const char *name, struct npi_channel **channel);
 
 /* Endpoint and its connections to all that is open on the other side; all or nothing. */
-int npi_publisher_open(struct npi_client *client, const char *channel, struct npi_publisher **publisher);
+/* flags: NPI_PUBLISHER_* of wire/protocol.h. */
+int npi_publisher_open(struct npi_client *client, const char *channel, uint32_t flags,
+                       struct npi_publisher **publisher);
 int npi_subscriber_open(struct npi_client *client, const char *channel, const char *name, int32_t on_full,
                         uint32_t credits, uint32_t flags, struct npi_subscriber **subscriber);
 

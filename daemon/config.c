@@ -15,6 +15,8 @@
 #include "base/status.h"
 #include "daemon/config_internal.h"
 
+enum { MAX_DELIVERIES = 16 };
+
 struct npi_config_origin {
   char key[96];
   unsigned line;
@@ -32,6 +34,7 @@ void npi_channel_config_init(struct npi_channel_config *channel) {
   memset(channel, 0, sizeof *channel);
   npi_setting_defaults(NPI_SETTING_OF_CHANNEL, channel);
   channel->on_full = NPI_CONFIG_DERIVED_U32; /* 0 is a policy of its own */
+  channel->max_deliveries = NPI_CONFIG_DERIVED_U32;
 }
 
 void npi_listener_config_init(struct npi_listener_config *listener) {
@@ -308,6 +311,50 @@ static void finish_ingest(struct npi_config *config) {
 
 /* ---- channels ---- */
 
+static const char *const name_rule = "use up to 63 of A-Z a-z 0-9 . _ / -, the first a letter or digit";
+
+static void finish_dead_letter(struct npi_config *config, size_t index) {
+  static const char suffix[] = ".dead";
+  struct npi_channel_config *channel = &config->channels[index];
+  char deliveries[64], target[64];
+  snprintf(deliveries, sizeof deliveries, "channels[%zu].max_deliveries", index);
+  snprintf(target, sizeof target, "channels[%zu].dead_letter", index);
+  if (channel->kind != NPI_CHANNEL_GROUP) {
+    if (channel->max_deliveries == NPI_CONFIG_DERIVED_U32) channel->max_deliveries = 0;
+    if (channel->max_deliveries != 0) {
+      npi_config_error(config, deliveries, "only a group delivers again; write kind: group, or leave it out");
+    }
+    if (channel->dead_letter[0] != '\0') {
+      npi_config_error(config, target, "only a group has dead letters; write kind: group, or leave it out");
+    }
+    return;
+  }
+  if (channel->max_deliveries == NPI_CONFIG_DERIVED_U32) channel->max_deliveries = MAX_DELIVERIES;
+  if (channel->max_deliveries == 0) {
+    if (channel->dead_letter[0] != '\0') {
+      npi_config_error(config, target, "has no use with max_deliveries: off; remove one of them");
+    }
+    return;
+  }
+  if (channel->dead_letter[0] == '\0') {
+    if (strlen(channel->name) + sizeof suffix > sizeof channel->dead_letter) {
+      npi_config_error(config, target, "\"%s%s\" would be too long for a name; set dead_letter to a shorter one",
+                       channel->name, suffix);
+      return;
+    }
+    memcpy(channel->dead_letter, channel->name, strlen(channel->name));
+    strcat(channel->dead_letter, suffix);
+  } else if (!npi_config_name_ok(channel->dead_letter)) {
+    npi_config_error(config, target, "\"%s\" cannot name a channel; %s", channel->dead_letter, name_rule);
+    return;
+  }
+  const struct npi_channel_config *other = npi_config_find_channel(config, channel->dead_letter);
+  if (other != NULL && other->kind != NPI_CHANNEL_BROADCAST) {
+    npi_config_error(config, target, "channel \"%s\" is a group; dead letters need a broadcast channel",
+                     channel->dead_letter);
+  }
+}
+
 static void finish_channel(struct npi_config *config, size_t index) {
   struct npi_channel_config *channel = &config->channels[index];
   char key[64];
@@ -323,9 +370,7 @@ static void finish_channel(struct npi_config *config, size_t index) {
   if (channel->name[0] == '\0') {
     npi_config_error(config, key, "is missing; give the channel a name");
   } else if (!npi_config_name_ok(channel->name)) {
-    npi_config_error(config, key,
-                     "\"%s\" cannot name a channel; use up to 63 of A-Z a-z 0-9 . _ / -, the first a letter or digit",
-                     channel->name);
+    npi_config_error(config, key, "\"%s\" cannot name a channel; %s", channel->name, name_rule);
   }
   for (size_t i = 0; i < index && channel->name[0] != '\0'; i++) {
     if (strcmp(config->channels[i].name, channel->name) != 0) continue;
@@ -337,6 +382,7 @@ static void finish_channel(struct npi_config *config, size_t index) {
     npi_config_error(config, key, "%u is more than limits.max_credits, which is %u; lower it, or raise the limit",
                      channel->credits, config->limits.max_credits);
   }
+  finish_dead_letter(config, index);
 }
 
 /* Each ring of a connection with all credits must fit, or that setting could never be used. */

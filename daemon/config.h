@@ -58,7 +58,9 @@ struct npi_channel_config {
   enum npi_channel_kind kind;
   uint32_t on_full; /* enum npi_on_full, or NPI_CONFIG_DERIVED_U32 until npi_config_finish */
   uint32_t credits;
-  uint32_t implicit; /* not declared: named by a listener, made with the defaults */
+  uint32_t implicit;                       /* not declared: named by a listener, made with the defaults */
+  uint32_t max_deliveries;                 /* group: NPI_CONFIG_DERIVED_U32 until npi_config_finish; 0: no limit */
+  char dead_letter[NPI_CONFIG_NAME_BYTES]; /* group with max_deliveries; empty until npi_config_finish */
 };
 
 /* Plain data, no pointer: this struct is copied through a memfd to the ingest workers. */

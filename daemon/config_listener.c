@@ -321,6 +321,7 @@ static int check_channel(struct check *check) {
   memcpy(channel->name, name, sizeof channel->name);
   channel->implicit = 1;
   channel->on_full = NPI_ON_FULL_DROP_NEWEST;
+  channel->max_deliveries = 0;
   channel->credits = config->limits.max_credits < 256 ? config->limits.max_credits : 256;
   return 0;
 }

@@ -147,6 +147,11 @@ const struct npi_setting npi_settings[] = {
     {CHANNEL(on_full), NPI_SETTING_CHOICE, "on_full", .choices = channel_full,
      .derived = "drop_newest for broadcast, block for group",
      .help = "What a publisher does without credit: block waits for the slow subscriber, drop_newest counts a drop."},
+    {CHANNEL(max_deliveries), NPI_SETTING_COUNT, "max_deliveries", .derived = "16 for group", .min = 1, .max = 254,
+     .special_word = "off", .special_value = 0,
+     .help = "group: an event that members died of is delivered again so often, then it is a dead letter."},
+    {CHANNEL(dead_letter), NPI_SETTING_TEXT, "dead_letter", .derived = "the channel's name with .dead behind it",
+     .help = "group: broadcast channel for its dead letters; made when first used where it is not declared."},
 
     {LISTENER(name), NPI_SETTING_TEXT, "name", .derived = "required",
      .help = "Name in logs, counters and event headers."},

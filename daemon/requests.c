@@ -126,11 +126,11 @@ static int open_publisher(struct npi_client *client, const struct npi_control_fr
   struct npi_publisher *publisher;
   const char *channel = text_of(frame->body.open_publisher.channel, sizeof frame->body.open_publisher.channel);
   if (channel == NULL) return npi_fail(NP_ERR_ARGUMENT, "the name of the channel has no end");
-  if (frame->body.open_publisher.flags != 0) {
-    return npi_fail(NP_ERR_ARGUMENT, "publisher flags 0x%x are not known to this broker",
-                    frame->body.open_publisher.flags);
+  uint32_t flags = frame->body.open_publisher.flags;
+  if ((flags & ~(uint32_t)NPI_PUBLISHER_DEAD_LETTERS) != 0) {
+    return npi_fail(NP_ERR_ARGUMENT, "publisher flags 0x%x are not known to this broker", flags);
   }
-  int status = npi_publisher_open(client, channel, &publisher);
+  int status = npi_publisher_open(client, channel, flags, &publisher);
   if (status != 0) return status;
   struct npi_control_frame reply;
   npi_control_init(&reply, NPI_CONTROL_OPEN_PUBLISHER, frame->head.request, 0);
@@ -140,6 +140,12 @@ static int open_publisher(struct npi_client *client, const struct npi_control_fr
   reply.body.open_publisher_reply.kind = publisher->channel->kind;
   reply.body.open_publisher_reply.on_full = publisher->channel->on_full;
   reply.body.open_publisher_reply.counters = publisher->counters;
+  const struct npi_channel_record *record = &client->broker->registry.channels[publisher->channel->index];
+  reply.body.open_publisher_reply.max_deliveries = record->max_deliveries;
+  if (record->dead_letter < client->broker->registry.n_channels) {
+    memcpy(reply.body.open_publisher_reply.dead_letter, client->broker->registry.channels[record->dead_letter].name,
+           NPI_NAME_BYTES);
+  }
   npi_log(NPI_LOG_INFO, "publisher.opened", "channel=%s publisher=%u client=%u name=%s", channel, publisher->index,
           client->index, client->name);
   npi_session_reply(client->session, &reply, NULL, 0);

@@ -64,7 +64,9 @@ struct np_subscriber;
 
 enum np_event_flags {
   NP_EVENT_TRUNCATED = 1,   /* the datagram was longer than its listener allows */
-  NP_EVENT_REDELIVERED = 2, /* another member of the group had it and died before it released it */
+  NP_EVENT_REDELIVERED = 2, /* another member of the group had it and ended before it released it */
+  NP_EVENT_DEAD_LETTER = 4, /* a group gave it up: its members died of it too often (np_source says more) */
+  /* the four highest bits are the library's */
 };
 
 enum np_priority {
@@ -93,7 +95,11 @@ struct np_event {
   uint64_t token[2];
 };
 
-/* Where an event from a socket came from. */
+enum np_dead_letter_reason {
+  NP_DEAD_LETTER_DELIVERIES = 1, /* delivered again more often than the channel's max_deliveries */
+};
+
+/* Where an event came from. */
 struct np_source {
   uint32_t size;       /* of this struct as the caller knows it: set it to sizeof */
   uint32_t listener;   /* number of the listener */
@@ -101,8 +107,10 @@ struct np_source {
   uint8_t address[16]; /* sender, network order; IPv4 in the first four bytes */
   uint16_t port;       /* host order */
   uint8_t family;      /* 0 unknown, 1 Unix socket, 4 IPv4, 6 IPv6 */
-  uint8_t deliveries;  /* how often it was delivered before */
+  uint8_t deliveries;  /* how often a member of the group had taken it and ended before it released it */
   char listener_name[64];
+  uint32_t dead_letter_reason; /* enum np_dead_letter_reason; 0: it is no dead letter */
+  char channel_name[64];       /* where it was published; of a dead letter: the group that gave it up */
 };
 
 /* ---- version and errors ------------------------------------------------------------------------------ */
@@ -259,7 +267,8 @@ NP_API int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms);
  * < 0: a status. */
 NP_API int np_fd(struct np_subscriber *subscriber);
 
-/* np_event_source copies where a taken event came from. NP_ERR_NOT_FOUND: not from a socket. NP_ERR_MISUSE. */
+/* np_event_source copies where a taken event came from. NP_ERR_NOT_FOUND: not from a socket; channel, deliveries
+ * and dead_letter_reason are there all the same. NP_ERR_MISUSE. */
 NP_API int np_event_source(struct np_subscriber *subscriber, const struct np_event *event, struct np_source *source);
 
 /* ---- statistics -------------------------------------------------------------------------------------- */

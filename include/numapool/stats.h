@@ -28,7 +28,8 @@ struct np_publisher_stats {
   uint64_t full;              /* NP_FULL returned */
   uint64_t empty;             /* loans that found no slot */
   uint64_t redelivered;
-  uint64_t wakes; /* sleeping subscribers woken */
+  uint64_t wakes;         /* sleeping subscribers woken */
+  uint64_t dead_lettered; /* group events given up: delivered more often than the channel's max_deliveries */
 };
 
 struct np_subscriber_stats {

@@ -63,9 +63,11 @@ static int attach_registry(struct np_client *client, int fd, uint64_t announced)
                     "the broker's shared-memory layout is version %u, this library knows %u: use the same release",
                     header->layout_version, NPI_LAYOUT_VERSION);
   }
-  const struct npi_table tables[] = {header->clients, header->nodes, header->listeners, header->connections};
+  const struct npi_table tables[] = {header->clients, header->nodes, header->listeners, header->connections,
+                                     header->channels};
   const uint32_t least[] = {sizeof(struct npi_client_record), sizeof(struct npi_node_record),
-                            sizeof(struct npi_listener_record), sizeof(struct npi_connection_record)};
+                            sizeof(struct npi_listener_record), sizeof(struct npi_connection_record),
+                            sizeof(struct npi_channel_record)};
   for (unsigned i = 0; i < NPI_ARRAY_COUNT(tables); i++) {
     if (tables[i].bytes < least[i] || tables[i].offset > announced ||
         (uint64_t)tables[i].count * tables[i].bytes > announced - tables[i].offset) {
@@ -77,6 +79,7 @@ static int attach_registry(struct np_client *client, int fd, uint64_t announced)
   client->nodes_table = tables[1];
   client->listeners_table = tables[2];
   client->connections_table = tables[3];
+  client->channels_table = tables[4];
   client->rings_offset = header->page_rings_offset;
   client->endpoints_offset = header->page_endpoints_offset;
   client->listeners_offset = header->page_listeners_offset;

@@ -71,6 +71,9 @@ struct np_publisher {
   uint32_t wanted_class; /* of the loan or publish that met a condition */
   uint8_t wants_slot;    /* NP_EMPTY */
   uint8_t wants_credit;  /* NP_FULL */
+  uint8_t hidden;        /* the program did not open it: it carries the dead letters of others of this client */
+  uint32_t n_users;      /* hidden: publishers of groups that use it */
+  struct np_publisher *dead_letter; /* hidden publisher for what this group gives up; NULL: none */
   char channel_name[NPI_NAME_BYTES];
   struct np_publisher *next;
 };
@@ -111,7 +114,7 @@ struct np_client {
   uint32_t index, version, node;
   const uint8_t *registry;
   uint64_t registry_bytes;
-  struct npi_table clients_table, nodes_table, listeners_table, connections_table;
+  struct npi_table clients_table, nodes_table, listeners_table, connections_table, channels_table;
   const struct npi_client_record *record;
   uint32_t events_seen;
   int news_overdue; /* events are announced and were waited for: not again before one comes */

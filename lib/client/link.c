@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "client/client_internal.h"
+#include "client/worker.h"
 #include "wire/channel.h"
 
 /* ---- credit arrays in the ledger --------------------------------------------------------------------- */
@@ -366,7 +367,7 @@ static void end_outlet(struct np_client *client, struct npi_link *link) {
   npi_client_verify(client);
   if (keeps && publisher->flow.n_waiting > 0) {
     npi_flow_offer_waiting(&publisher->flow);
-    for (uint32_t i = 0; i < publisher->flow.n_outlets; i++) npi_bell_ring_peer(publisher->flow.outlets[i]->bell);
+    npi_publisher_flush(publisher);
   }
 }
 

@@ -29,25 +29,37 @@ static void publisher_unlink(struct np_publisher *publisher) {
   }
 }
 
-int np_publisher_open(struct np_client *client, const char *channel, const struct np_publisher_options *options,
-                      struct np_publisher **out) {
+static int open_endpoint(struct np_client *client, const char *channel, uint32_t flags, struct np_publisher **out);
+
+/*
+ * What a group gives up goes to another channel, without a copy: so by a publisher of the same client. It is opened
+ * together with the group's, as on the day it is needed the broker may be away.
+ */
+static int open_dead_letter(struct np_publisher *publisher, const char *channel) {
+  struct np_publisher *hidden = publisher->client->publishers;
+  while (hidden != NULL && !(hidden->hidden && strcmp(hidden->channel_name, channel) == 0)) hidden = hidden->next;
+  if (hidden == NULL) {
+    int status = open_endpoint(publisher->client, channel, NPI_PUBLISHER_DEAD_LETTERS, &hidden);
+    if (status != 0) return npi_trail(status, "for the dead letters of channel \"%s\"", publisher->channel_name);
+    hidden->hidden = 1;
+    hidden->flow.takes_dead_letters = 1;
+  }
+  hidden->n_users++;
+  publisher->dead_letter = hidden;
+  publisher->flow.dead_letter = &hidden->flow;
+  return 0;
+}
+
+static int open_endpoint(struct np_client *client, const char *channel, uint32_t flags, struct np_publisher **out) {
   struct npi_control_frame frame;
   struct npi_control_frame reply;
-  uint64_t reserve = 0;
-  *out = NULL;
-  if (!npi_client_usable(client)) return npi_client_forked();
-  if (channel == NULL || channel[0] == '\0' || strlen(channel) >= NPI_NAME_BYTES) {
-    return npi_fail(NP_ERR_ARGUMENT, "a channel name has 1 to %d bytes", NPI_NAME_BYTES - 1);
-  }
-  if (options != NULL && options->size >= offsetof(struct np_publisher_options, reserve_bytes) + sizeof(uint64_t)) {
-    reserve = options->reserve_bytes;
-  }
   struct np_publisher *publisher = calloc(1, sizeof *publisher);
   if (publisher == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a publisher");
   publisher->client = client;
   memcpy(publisher->channel_name, channel, strlen(channel) + 1);
   npi_control_init(&frame, NPI_CONTROL_OPEN_PUBLISHER, 0, 0);
   memcpy(frame.body.open_publisher.channel, channel, strlen(channel) + 1);
+  frame.body.open_publisher.flags = flags;
   int status = npi_link_open_endpoint(client, &frame, &reply, OPEN_TIMEOUT_MS);
   if (status == 0 && reply.body.open_publisher_reply.counters >= client->endpoints) {
     status = npi_fail(NP_ERR_PROTOCOL, "the broker named counter row %u of %u",
@@ -67,6 +79,30 @@ int np_publisher_open(struct np_client *client, const char *channel, const struc
   publisher->next = client->publishers;
   client->publishers = publisher;
   npi_link_adopt_deferred(client);
+  *out = publisher;
+  const char *dead_letter = reply.body.open_publisher_reply.dead_letter;
+  if (flags != 0 || publisher->flow.kind != NPI_CHANNEL_GROUP) return 0;
+  publisher->flow.max_deliveries = reply.body.open_publisher_reply.max_deliveries;
+  if (dead_letter[0] == '\0' || memchr(dead_letter, '\0', NPI_NAME_BYTES) == NULL) return 0;
+  status = open_dead_letter(publisher, dead_letter);
+  if (status != 0) *out = np_publisher_close(publisher);
+  return status;
+}
+
+int np_publisher_open(struct np_client *client, const char *channel, const struct np_publisher_options *options,
+                      struct np_publisher **out) {
+  uint64_t reserve = 0;
+  *out = NULL;
+  if (!npi_client_usable(client)) return npi_client_forked();
+  if (channel == NULL || channel[0] == '\0' || strlen(channel) >= NPI_NAME_BYTES) {
+    return npi_fail(NP_ERR_ARGUMENT, "a channel name has 1 to %d bytes", NPI_NAME_BYTES - 1);
+  }
+  if (options != NULL && options->size >= offsetof(struct np_publisher_options, reserve_bytes) + sizeof(uint64_t)) {
+    reserve = options->reserve_bytes;
+  }
+  struct np_publisher *publisher;
+  int status = open_endpoint(client, channel, 0, &publisher);
+  if (status != 0) return status;
   if (client->reserved_bytes < reserve) client->reserved_bytes = reserve;
   while (client->pool.leased_bytes < reserve) {
     uint64_t before = client->pool.leased_bytes;
@@ -91,6 +127,9 @@ struct np_publisher *np_publisher_close(struct np_publisher *publisher) {
   if (npi_client_has_news(client)) npi_client_news(client);
   if (npi_flow_offer_waiting(&publisher->flow) > 0) npi_publisher_flush(publisher);
   npi_flow_abandon_waiting(&publisher->flow);
+  if (publisher->dead_letter != NULL && --publisher->dead_letter->n_users == 0) {
+    np_publisher_close(publisher->dead_letter);
+  }
   npi_pool_free_loans(&client->pool, loan_mark(publisher));
   publisher_unlink(publisher);
   for (uint32_t i = 0; i < client->n_links; i++) {
@@ -282,6 +321,13 @@ static void wake(struct np_publisher *publisher, struct npi_outlet *outlet) {
   npi_flow_count(&publisher->flow, NPI_PUBLISHER_WAKES, 1);
 }
 
+static void flush_dead_letters(struct np_publisher *publisher) __attribute__((cold, noinline));
+static void flush_dead_letters(struct np_publisher *publisher) {
+  publisher->dead_letter->flow.stored = 0;
+  npi_publisher_flush(publisher->dead_letter);
+  if (publisher->dead_letter->flow.broken != 0) report_lies(publisher->dead_letter);
+}
+
 void npi_publisher_flush(struct np_publisher *publisher) {
   struct npi_flow *flow = &publisher->flow;
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
@@ -290,6 +336,7 @@ void npi_publisher_flush(struct np_publisher *publisher) {
     outlet->unwoken = 0;
     if (NPI_UNLIKELY(npi_bell_look(outlet->bell))) wake(publisher, outlet);
   }
+  if (NPI_UNLIKELY(flow->dead_letter != NULL && flow->dead_letter->stored)) flush_dead_letters(publisher);
 }
 
 static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));

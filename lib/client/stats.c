@@ -58,6 +58,7 @@ int np_publisher_stats(const struct np_publisher *publisher, struct np_publisher
   values.empty = row(counters, NPI_PUBLISHER_EMPTY);
   values.redelivered = row(counters, NPI_PUBLISHER_REDELIVERED);
   values.wakes = row(counters, NPI_PUBLISHER_WAKES);
+  values.dead_lettered = row(counters, NPI_PUBLISHER_DEAD_LETTERED);
   return hand_out(stats, &values, sizeof values);
 }
 

@@ -287,6 +287,16 @@ int np_release_many(struct np_subscriber *subscriber, struct np_event *events, s
   return first;
 }
 
+/* The index comes from another process: checked. Empty where it names no channel. */
+static void channel_name(const struct np_client *client, uint32_t channel, char name[NPI_NAME_BYTES]) {
+  const struct npi_table *table = &client->channels_table;
+  if (channel >= table->count) return;
+  const struct npi_channel_record *record =
+      (const void *)(client->registry + table->offset + (uint64_t)channel * table->bytes);
+  memcpy(name, record->name, NPI_NAME_BYTES);
+  name[NPI_NAME_BYTES - 1] = '\0';
+}
+
 int np_event_source(struct np_subscriber *subscriber, const struct np_event *event, struct np_source *source) {
   struct np_client *client = subscriber->client;
   struct np_source copy = {0};
@@ -297,8 +307,6 @@ int np_event_source(struct np_subscriber *subscriber, const struct np_event *eve
   const struct npi_link *link = event->data == NULL ? NULL : link_of(subscriber, event);
   if (link == NULL) return not_held();
   const struct npi_slot_header *header = (const void *)((const uint8_t *)event->data - NPI_SLOT_HEADER_BYTES);
-  if (header->listener == NPI_NONE)
-    return npi_fail(NP_ERR_NOT_FOUND, "the event was published by a program, not received");
   copy.size = source->size < sizeof copy ? source->size : (uint32_t)sizeof copy;
   copy.listener = header->listener;
   copy.connection = header->connection;
@@ -306,6 +314,9 @@ int np_event_source(struct np_subscriber *subscriber, const struct np_event *eve
   copy.port = header->port;
   copy.family = header->family;
   copy.deliveries = header->deliveries;
+  uint8_t flags = npi_slot_sizes_flags(npi_slot_sizes_load(header));
+  if ((flags & NPI_EVENT_DEAD_LETTER) != 0) copy.dead_letter_reason = flags >> NPI_EVENT_REASON_SHIFT;
+  channel_name(client, header->channel, copy.channel_name);
   if (copy.listener < client->listeners_table.count) {
     const struct npi_listener_record *record = (const void *)(client->registry + client->listeners_table.offset +
                                                               (uint64_t)copy.listener * client->listeners_table.bytes);
@@ -313,5 +324,7 @@ int np_event_source(struct np_subscriber *subscriber, const struct np_event *eve
     copy.listener_name[sizeof copy.listener_name - 1] = '\0';
   }
   memcpy(source, &copy, copy.size);
+  if (copy.listener == NPI_NONE)
+    return npi_fail(NP_ERR_NOT_FOUND, "the event was published by a program, not received");
   return NP_OK;
 }

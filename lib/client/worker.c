@@ -45,7 +45,7 @@ void npi_client_tick(struct np_client *client) {
   if (npi_client_has_news(client)) npi_client_news(client);
   npi_client_reap(client);
   for (struct np_publisher *p = client->publishers; p != NULL; p = p->next) {
-    if (p->flow.n_waiting == 0) continue;
+    if (!npi_flow_has_waiting(&p->flow)) continue;
     npi_flow_offer_waiting(&p->flow);
     npi_publisher_flush(p);
   }

@@ -39,7 +39,8 @@
   X(PUBLISHER_EMPTY, "empty", "loans that found no slot")                                                 \
   X(PUBLISHER_REDELIVERED, "redelivered", "events offered again after a member died")                     \
   X(PUBLISHER_WAKES, "wakes", "sleeping subscribers woken")                                               \
-  X(PUBLISHER_LOST_WITH_MEMBER, "lost_with_member", "group events that could not be offered again")
+  X(PUBLISHER_LOST_WITH_MEMBER, "lost_with_member", "group events that could not be offered again")       \
+  X(PUBLISHER_DEAD_LETTERED, "dead_lettered", "group events given up: more deliveries than max_deliveries")
 
 /* Written by a subscriber, in its client's page. */
 #define NPI_SUBSCRIBER_COUNTERS(X)                                                       \

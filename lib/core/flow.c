@@ -13,7 +13,7 @@ void npi_flow_init(struct npi_flow *flow, struct npi_pool *pool, uint32_t kind, 
   flow->kind = kind;
   flow->channel_on_full = channel_on_full;
   flow->counters = counters;
-  flow->waiting_head = flow->waiting_tail = NPI_NONE;
+  flow->waiting_head = flow->waiting_tail = flow->waiting_last = NPI_NONE;
 }
 
 void npi_flow_deinit(struct npi_flow *flow) {
@@ -136,23 +136,30 @@ static int publish_broadcast(struct npi_flow *flow, uint32_t slot, struct npi_sl
   return NP_OK;
 }
 
-/* The member with the least outstanding that has credit; NULL: none. */
-static struct npi_outlet *choose_member(struct npi_flow *flow, uint64_t stride) {
+static int holds_suspect(const struct npi_flow *flow, const struct npi_outlet *outlet);
+
+/* The member with the least outstanding that has credit, and no suspect where it shall get one; NULL: none. */
+static struct npi_outlet *choose_member(struct npi_flow *flow, uint64_t stride, int suspect) {
   struct npi_outlet *best = NULL;
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
     struct npi_outlet *outlet = flow->outlets[i];
     if (outlet->tap) continue;
     if (outlet->entry->outstanding > 0) reap(flow, outlet, 64); /* or the choice would rest on old news */
-    if (!has_credit(flow, outlet, stride)) continue;
+    if (!has_credit(flow, outlet, stride) || (suspect && holds_suspect(flow, outlet))) continue;
     if (best == NULL || outlet->entry->outstanding < best->entry->outstanding) best = outlet;
   }
   return best;
 }
 
+/* New events come after those that wait. */
+static int must_wait(const struct npi_flow *flow) {
+  return flow->n_waiting > 0 && !flow->isolates;
+}
+
 static int publish_group(struct npi_flow *flow, uint32_t slot, struct npi_slot_header *header,
                          struct npi_slot_record *record, uint64_t stride) {
-  if (flow->n_waiting > 0) npi_flow_offer_waiting(flow);
-  struct npi_outlet *member = flow->n_waiting > 0 ? NULL : choose_member(flow, stride);
+  if (npi_flow_has_waiting(flow)) npi_flow_offer_waiting(flow);
+  struct npi_outlet *member = must_wait(flow) ? NULL : choose_member(flow, stride, 0);
   if (member == NULL) {
     if (flow->channel_on_full == NPI_ON_FULL_BLOCK) {
       npi_flow_count(flow, NPI_PUBLISHER_FULL, 1);
@@ -186,15 +193,33 @@ int npi_flow_publish(struct npi_flow *flow, uint32_t slot, struct npi_slot_heade
   return status;
 }
 
+static uint64_t sequence_of(const struct npi_flow *flow, uint32_t slot) {
+  const struct npi_slot_header *header = npi_pool_slot(flow->pool, npi_pool_record(flow->pool, slot)->handle);
+  return header->sequence;
+}
+
+/* In order of their sequence, also where several members died one after the other. */
 void npi_flow_keep(void *context, uint32_t slot) {
   struct npi_flow *flow = context;
-  npi_pool_record(flow->pool, slot)->next = NPI_NONE;
-  if (flow->waiting_tail == NPI_NONE) {
-    flow->waiting_head = slot;
+  uint64_t sequence = sequence_of(flow, slot);
+  uint32_t before = NPI_NONE;
+  if (flow->waiting_tail != NPI_NONE && sequence_of(flow, flow->waiting_tail) <= sequence) {
+    before = flow->waiting_tail;
   } else {
-    npi_pool_record(flow->pool, flow->waiting_tail)->next = slot;
+    /* They come oldest first: the place is behind that of the last one. */
+    if (flow->waiting_last != NPI_NONE && sequence_of(flow, flow->waiting_last) <= sequence)
+      before = flow->waiting_last;
+    for (;;) {
+      uint32_t next = before == NPI_NONE ? flow->waiting_head : npi_pool_record(flow->pool, before)->next;
+      if (next == NPI_NONE || sequence_of(flow, next) > sequence) break;
+      before = next;
+    }
   }
-  flow->waiting_tail = slot;
+  uint32_t *link = before == NPI_NONE ? &flow->waiting_head : &npi_pool_record(flow->pool, before)->next;
+  npi_pool_record(flow->pool, slot)->next = *link;
+  *link = slot;
+  if (before == flow->waiting_tail) flow->waiting_tail = slot;
+  flow->waiting_last = slot;
   flow->n_waiting++;
 }
 
@@ -202,22 +227,112 @@ static uint32_t pop_waiting(struct npi_flow *flow) {
   uint32_t slot = flow->waiting_head;
   flow->waiting_head = npi_pool_record(flow->pool, slot)->next;
   if (flow->waiting_head == NPI_NONE) flow->waiting_tail = NPI_NONE;
+  if (flow->waiting_last == slot) flow->waiting_last = NPI_NONE;
   flow->n_waiting--;
   return slot;
 }
 
+/* ---- what kills its workers ---------------------------------------------------------------------------
+ *
+ * A worker dies of one event but has often taken many: all of them count a delivery, so that the innocent
+ * would be given up with the guilty. Therefore an event that has used half of its deliveries is a suspect,
+ * and a member holds one suspect at a time: the next death accuses only one of them.
+ */
+static int is_suspect(const struct npi_flow *flow, const struct npi_slot_header *header) {
+  return flow->max_deliveries > 0 && header->deliveries * 2u > flow->max_deliveries;
+}
+
+static int holds_suspect(const struct npi_flow *flow, const struct npi_outlet *outlet) {
+  return outlet->suspect_slot != NPI_NONE && outlet->credit_slot[outlet->suspect_credit] == outlet->suspect_slot &&
+         npi_pool_record(flow->pool, outlet->suspect_slot)->generation == outlet->suspect_generation;
+}
+
+static void note_suspect(struct npi_outlet *outlet, const struct npi_slot_record *record, uint32_t slot) {
+  outlet->suspect_credit = npi_element_credit(outlet->pending);
+  outlet->suspect_slot = slot;
+  outlet->suspect_generation = record->generation;
+}
+
+/* Nobody will get it: free, unless a tap still reads it. */
+static void let_go(struct npi_flow *flow, uint32_t slot) {
+  struct npi_slot_record *record = npi_pool_record(flow->pool, slot);
+  if (record->holders == 0) {
+    npi_pool_free(flow->pool, slot);
+  } else {
+    record->state = NPI_SLOT_OUTSTANDING;
+  }
+}
+
+static void give_up(struct npi_flow *flow, uint32_t slot, struct npi_slot_header *header) {
+  uint8_t why = NPI_EVENT_DEAD_LETTER | NPI_DEAD_LETTER_DELIVERIES << NPI_EVENT_REASON_SHIFT;
+  npi_slot_sizes_store(header, npi_slot_sizes_load(header) | npi_slot_sizes(0, 0, 0, why));
+  npi_flow_count(flow, NPI_PUBLISHER_DEAD_LETTERED, 1);
+  if (flow->dead_letter != NULL) {
+    npi_flow_keep(flow->dead_letter, slot);
+  } else {
+    let_go(flow, slot);
+  }
+}
+
+/* 1: it went, or nobody was there and that is counted; 0: it waits for a blocking subscriber. */
+static int send_dead_letter(struct npi_flow *flow) {
+  struct npi_slot_record *record = npi_pool_record(flow->pool, flow->waiting_head);
+  const struct npi_slot_header *header = npi_pool_slot(flow->pool, record->handle);
+  uint64_t stride = npi_class_stride(record->slot_class);
+  uint32_t holders = 0;
+  for (uint32_t i = 0; i < flow->n_outlets; i++) {
+    if (flow->outlets[i]->blocking && !has_credit(flow, flow->outlets[i], stride)) return 0;
+  }
+  uint32_t slot = pop_waiting(flow);
+  for (uint32_t i = 0; i < flow->n_outlets; i++) {
+    struct npi_outlet *outlet = flow->outlets[i];
+    if (has_credit(flow, outlet, stride)) {
+      npi_outlet_note(outlet, record, slot, stride);
+      holders++;
+    } else {
+      count_drop(flow, outlet);
+    }
+  }
+  npi_flow_count(flow, NPI_PUBLISHER_PUBLISHED, 1);
+  npi_flow_count(flow, NPI_PUBLISHER_BYTES, header->payload_bytes);
+  npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
+  if (flow->n_outlets == 0) npi_flow_count(flow, NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER, 1);
+  if (holders == 0) {
+    let_go(flow, slot);
+    return 1;
+  }
+  record->holders = (uint16_t)(record->holders + holders); /* a tap of its own channel may still hold it */
+  record->state = NPI_SLOT_OUTSTANDING;
+  store_all(flow);
+  flow->stored = 1;
+  return 1;
+}
+
 uint32_t npi_flow_offer_waiting(struct npi_flow *flow) {
   uint32_t n = 0;
+  flow->isolates = 0;
   while (flow->n_waiting > 0) {
+    if (flow->takes_dead_letters) {
+      if (!send_dead_letter(flow)) break;
+      n++;
+      continue;
+    }
     struct npi_slot_record *record = npi_pool_record(flow->pool, flow->waiting_head);
-    uint64_t stride = npi_class_stride(record->slot_class);
-    struct npi_outlet *member = choose_member(flow, stride);
-    if (member == NULL) break;
-    uint32_t slot = pop_waiting(flow);
     struct npi_slot_header *header = npi_pool_slot(flow->pool, record->handle);
-    header->flags |= NPI_EVENT_REDELIVERED;
-    if (header->deliveries < UINT8_MAX) header->deliveries++;
+    uint64_t stride = npi_class_stride(record->slot_class);
+    if (flow->max_deliveries > 0 && header->deliveries > flow->max_deliveries) {
+      give_up(flow, pop_waiting(flow), header);
+      continue;
+    }
+    int suspect = is_suspect(flow, header);
+    struct npi_outlet *member = choose_member(flow, stride, suspect);
+    if (member == NULL) {
+      flow->isolates = suspect && choose_member(flow, stride, 0) != NULL;
+      break;
+    }
+    uint32_t slot = pop_waiting(flow);
     npi_outlet_note(member, record, slot, stride);
+    if (suspect) note_suspect(member, record, slot);
     record->holders++; /* a tap may still hold it */
     record->state = NPI_SLOT_OUTSTANDING;
     npi_outlet_store(member);
@@ -225,19 +340,14 @@ uint32_t npi_flow_offer_waiting(struct npi_flow *flow) {
     npi_flow_count(flow, NPI_PUBLISHER_REDELIVERED, 1);
     n++;
   }
+  if (flow->dead_letter != NULL && flow->dead_letter->n_waiting > 0) n += npi_flow_offer_waiting(flow->dead_letter);
   return n;
 }
 
 void npi_flow_abandon_waiting(struct npi_flow *flow) {
   while (flow->n_waiting > 0) {
-    uint32_t slot = pop_waiting(flow);
-    struct npi_slot_record *record = npi_pool_record(flow->pool, slot);
     npi_flow_count(flow, NPI_PUBLISHER_LOST_WITH_MEMBER, 1);
-    if (record->holders == 0) {
-      npi_pool_free(flow->pool, slot);
-    } else {
-      record->state = NPI_SLOT_OUTSTANDING;
-    }
+    let_go(flow, pop_waiting(flow));
   }
 }
 
@@ -255,8 +365,8 @@ uint32_t npi_flow_reap(struct npi_flow *flow) {
 int npi_flow_may_publish(struct npi_flow *flow, uint32_t slot_class) {
   uint64_t stride = npi_class_stride(slot_class);
   if (flow->kind == NPI_CHANNEL_GROUP) {
-    if (flow->n_waiting > 0) npi_flow_offer_waiting(flow);
-    return flow->channel_on_full != NPI_ON_FULL_BLOCK || (flow->n_waiting == 0 && choose_member(flow, stride) != NULL);
+    if (npi_flow_has_waiting(flow)) npi_flow_offer_waiting(flow);
+    return flow->channel_on_full != NPI_ON_FULL_BLOCK || (!must_wait(flow) && choose_member(flow, stride, 0) != NULL);
   }
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
     if (flow->outlets[i]->blocking && !has_credit(flow, flow->outlets[i], stride)) return 0;

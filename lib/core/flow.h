@@ -34,8 +34,18 @@ struct npi_flow {
   uint32_t broken;          /* outlets that were found broken and not reported yet */
   uint64_t sequence;
   struct npi_endpoint_counters *counters;
-  /* group events whose member died, oldest first, linked by their records; offered before any new event */
+  /* group events whose member died, by sequence, linked by their records; offered before any new event */
   uint32_t waiting_head, waiting_tail, n_waiting;
+  uint32_t waiting_last; /* where the last one was put; NPI_NONE: it is not there any more */
+  /*
+   * What is offered again more than max_deliveries times goes to the flow of the dead-letter channel, which shares the
+   * pool: the slot itself changes hands. There it waits until every blocking subscriber has credit.
+   */
+  uint32_t max_deliveries;      /* 0: no limit */
+  struct npi_flow *dead_letter; /* NULL: none, given up events are lost and counted */
+  uint8_t takes_dead_letters;   /* this is such a flow: what waits goes to everybody, not to one member */
+  uint8_t stored;               /* dead letters were stored since its subscribers were last looked at */
+  uint8_t isolates; /* the oldest waiting event may not share a member with another suspect; new ones may pass it */
 };
 
 void npi_flow_init(struct npi_flow *flow, struct npi_pool *pool, uint32_t kind, uint32_t channel_on_full,
@@ -48,7 +58,7 @@ int npi_flow_add(struct npi_flow *flow, struct npi_outlet *outlet);
 /* No longer publishes there; does not touch the outlet. Unknown outlets are fine. */
 void npi_flow_remove(struct npi_flow *flow, struct npi_outlet *outlet);
 
-/* Appends a slot in state NPI_SLOT_WAITING; the keep() of npi_outlet_take_back, context is the flow. */
+/* Puts in its place a slot in state NPI_SLOT_WAITING; the keep() of npi_outlet_take_back, context is the flow. */
 void npi_flow_keep(void *flow, uint32_t slot);
 
 /*
@@ -87,8 +97,13 @@ static inline int npi_flow_reap_is_due(const struct npi_outlet *outlet) {
 }
 void npi_flow_reap_due(struct npi_flow *flow, struct npi_outlet *outlet);
 
-/* Offers waiting events to members with credit; returns how many went. */
+/* Offers waiting events to members with credit; returns how many went. Also of the dead-letter flow. */
 uint32_t npi_flow_offer_waiting(struct npi_flow *flow);
+
+/* Is there anything that a call of npi_flow_offer_waiting may move? */
+static inline int npi_flow_has_waiting(const struct npi_flow *flow) {
+  return flow->n_waiting > 0 || (flow->dead_letter != NULL && flow->dead_letter->n_waiting > 0);
+}
 
 /* Drops the waiting events (the publisher closes); they are counted as lost. */
 void npi_flow_abandon_waiting(struct npi_flow *flow);

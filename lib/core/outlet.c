@@ -14,6 +14,8 @@ void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger,
   outlet->credit_order = npi_credit_orders(ledger, entry);
   outlet->credit_stack = npi_credit_stack(ledger, entry);
   outlet->block = submissions;
+  outlet->returns_block = returns;
+  outlet->suspect_slot = NPI_NONE;
   outlet->bell = bell;
   outlet->tap = (entry->flags & NPI_SUBSCRIBER_TAP) != 0;
   outlet->blocking = entry->on_full == NPI_ON_FULL_BLOCK && !outlet->tap;
@@ -99,6 +101,17 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
   return NPI_UNLIKELY(is_lie) ? lie(outlet) : (int)n;
 }
 
+/* The slot goes back to the group: marked, and counted where the member had taken it. */
+static void mark(const struct npi_outlet *outlet, struct npi_pool *pool, uint32_t credit, uint32_t taken,
+                 uint32_t submitted) {
+  struct npi_slot_record *record = npi_pool_record(pool, outlet->credit_slot[credit]);
+  struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
+  uint32_t ago = submitted - outlet->credit_order[credit];
+  npi_slot_sizes_store(header, npi_slot_sizes_load(header) | npi_slot_sizes(0, 0, 0, NPI_EVENT_REDELIVERED));
+  if (ago > submitted - taken && header->deliveries < UINT8_MAX) header->deliveries++;
+  record->state = NPI_SLOT_WAITING; /* so that giving back does not free it */
+}
+
 struct held {
   uint32_t credit;
   uint32_t age; /* how many elements ago it was submitted */
@@ -116,13 +129,18 @@ uint32_t npi_outlet_take_back(struct npi_outlet *outlet, struct npi_pool *pool,
   uint32_t n = 0;
   npi_outlet_reap(outlet, pool, entry->capacity); /* more than were out cannot be there */
   if (entry->outstanding == 0) return 0;
+  /* Its word for it, as far as it can be: who lies here is believed to have taken all or nothing of what was out. */
+  uint32_t submitted = (uint32_t)entry->submitted;
+  uint64_t taken = npi_load_relaxed_u64(&outlet->returns_block->counter[NPI_RETURN_TAKEN]);
+  if (taken > entry->submitted) taken = entry->submitted;
+  if (taken + entry->capacity < entry->submitted) taken = entry->submitted - entry->capacity;
   struct held *held = keep == NULL ? NULL : malloc(entry->outstanding * sizeof *held);
   for (uint32_t credit = 0; credit < entry->capacity; credit++) {
     if (outlet->credit_slot[credit] == NPI_NONE) continue;
     if (held != NULL) {
-      held[n] = (struct held){credit, (uint32_t)entry->submitted - outlet->credit_order[credit]};
+      held[n] = (struct held){credit, submitted - outlet->credit_order[credit]};
     } else if (keep != NULL) { /* no memory to sort in: their order is lost, not they */
-      npi_pool_record(pool, outlet->credit_slot[credit])->state = NPI_SLOT_WAITING;
+      mark(outlet, pool, credit, (uint32_t)taken, submitted);
       keep(context, outlet->credit_slot[credit]);
       give_back(outlet, pool, credit);
     } else {
@@ -134,7 +152,7 @@ uint32_t npi_outlet_take_back(struct npi_outlet *outlet, struct npi_pool *pool,
     qsort(held, n, sizeof *held, older_first);
     for (uint32_t i = 0; i < n; i++) {
       uint32_t slot = outlet->credit_slot[held[i].credit];
-      npi_pool_record(pool, slot)->state = NPI_SLOT_WAITING; /* so that giving back does not free it */
+      mark(outlet, pool, held[i].credit, (uint32_t)taken, submitted);
       keep(context, slot);
       give_back(outlet, pool, held[i].credit);
     }

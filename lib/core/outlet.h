@@ -27,14 +27,17 @@ struct npi_outlet {
   uint32_t *credit_slot;
   uint32_t *credit_order;
   uint16_t *credit_stack;
-  struct npi_ring_block *block; /* own submissions block: counters */
-  struct npi_bell_peer *bell;   /* of the subscriber's client; shared by all outlets to it */
-  uint64_t pending;             /* element noted in the ledger, to be stored next; 0: none */
-  uint32_t reap_at;             /* look for returns when so many are out */
-  uint8_t unwoken;              /* stored since the last look at the doorbell */
-  uint8_t broken;               /* the subscriber lied: no more credit */
+  struct npi_ring_block *block;               /* own submissions block: counters */
+  const struct npi_ring_block *returns_block; /* the subscriber's: how many it took, asked when it is gone */
+  struct npi_bell_peer *bell;                 /* of the subscriber's client; shared by all outlets to it */
+  uint64_t pending;                           /* element noted in the ledger, to be stored next; 0: none */
+  uint32_t reap_at;                           /* look for returns when so many are out */
+  uint8_t unwoken;                            /* stored since the last look at the doorbell */
+  uint8_t broken;                             /* the subscriber lied: no more credit */
   uint8_t tap;
   uint8_t blocking;
+  /* The last event given to it that may be what its former members died of (flow.c): credit, slot and generation. */
+  uint32_t suspect_credit, suspect_slot, suspect_generation;
 };
 
 #define NPI_PENDING (UINT64_C(1) << 63)
@@ -52,7 +55,8 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
 /*
  * The subscriber is gone: after its last returns were processed, takes back every credit. Slots that nobody
  * else holds are freed; where keep is not NULL (a group) they are handed to keep() instead, oldest first,
- * in state NPI_SLOT_WAITING. Returns how many events the subscriber had not returned.
+ * in state NPI_SLOT_WAITING, marked as redelivered; those that it had taken count one delivery more, as what
+ * only lay in its ring cannot be what it died of. Returns how many events the subscriber had not returned.
  */
 uint32_t npi_outlet_take_back(struct npi_outlet *outlet, struct npi_pool *pool,
                               void (*keep)(void *context, uint32_t slot), void *context);

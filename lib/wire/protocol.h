@@ -76,6 +76,9 @@ enum npi_disconnect_reason {
   NPI_REASON_DRAINED = 6, /* to a publisher that closed: the subscriber has let go */
 };
 
+/* A publisher that a client opens beside that of a group, for what the group gives up. Publishes nothing else. */
+enum { NPI_PUBLISHER_DEAD_LETTERS = 1 };
+
 enum { NPI_ROLE_PUBLISHER = 1, NPI_ROLE_SUBSCRIBER = 2 };
 
 enum { NPI_ENDPOINTS_PER_FRAME = 16, NPI_SEGMENTS_PER_FRAME = 48 };
@@ -103,15 +106,17 @@ struct npi_control_frame {
     } hello_reply;
     struct {
       char channel[64];
-      uint32_t flags;
+      uint32_t flags; /* NPI_PUBLISHER_* */
     } open_publisher;
     struct {
       uint32_t publisher; /* index in the registry */
       uint32_t publisher_version;
       uint32_t channel;
-      uint32_t kind;     /* enum npi_channel_kind */
-      uint32_t on_full;  /* of the channel: what a group without members does */
-      uint32_t counters; /* row of the endpoint counters in the own page */
+      uint32_t kind;           /* enum npi_channel_kind */
+      uint32_t on_full;        /* of the channel: what a group without members does */
+      uint32_t counters;       /* row of the endpoint counters in the own page */
+      uint32_t max_deliveries; /* of a group; 0: no limit */
+      char dead_letter[64];    /* the channel for events that were delivered more often; empty: none */
     } open_publisher_reply;
     struct {
       char channel[64];

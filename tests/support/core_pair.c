@@ -152,7 +152,9 @@ int core_publish_text(struct core_pair *pair, const char *text) {
 
 int core_take(struct core_end *end, uint64_t *element, struct npi_taken *taken) {
   if (!npi_inlet_look(&end->inlet, element)) return NP_EMPTY;
-  return npi_inlet_open(&end->inlet, *element, taken);
+  int status = npi_inlet_open(&end->inlet, *element, taken);
+  npi_store_relaxed_u64(&end->returns->counter[NPI_RETURN_TAKEN], end->inlet.taken);
+  return status;
 }
 
 int core_take_text(struct core_end *end, char *text, uint32_t size) {

@@ -246,11 +246,17 @@ static void connect_one(struct model *model) {
                                        });
 }
 
+static int in_order(const void *a, const void *b) {
+  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+  return (x > y) - (x < y);
+}
+
 static void kill_one(struct model *model) {
   int again = run.pair.flow.kind == NPI_CHANNEL_GROUP && !is_tap(model);
   EXPECT(run.n_waiting + n_out(model) <= LIST_MAX);
   for (uint32_t i = 0; again && i < model->n_held; i++) run.waiting[run.n_waiting++] = model->held[i].number;
   for (uint32_t i = 0; again && i < model->n_expected; i++) run.waiting[run.n_waiting++] = model->expected[i];
+  qsort(run.waiting, run.n_waiting, sizeof run.waiting[0], in_order); /* also between the dead */
   EXPECT(core_disconnect(&run.pair, model->end) == n_out(model));
   memset(model, 0, sizeof *model);
   run.n_deaths++;

@@ -452,7 +452,7 @@ Test(flow, what_a_dead_member_held_is_offered_again_in_order_and_marked) {
     cr_expect_eq(event.number, i);
     cr_expect_eq(event.sequence, (uint64_t)i, "its number stays");
     cr_expect_eq(event.redelivered, 1);
-    cr_expect_eq(event.deliveries, 1);
+    cr_expect_eq(event.deliveries, i < 8, "what only lay in the ring of the dead counts no delivery");
   }
   cr_assert_eq(take(heir, &event), NP_OK);
   cr_expect_eq(event.number, 20);
@@ -493,6 +493,7 @@ Test(flow, deliveries_count_up_with_each_death_and_stop_at_255) {
   struct event event;
   publish_number(1);
   for (int i = 1; i <= 300; i++) {
+    cr_assert_eq(take(end, &event), NP_OK);
     core_disconnect(&pair, end);
     end = connect_blocking(16);
     cr_assert_eq(npi_flow_offer_waiting(&pair.flow), 1);
@@ -500,6 +501,169 @@ Test(flow, deliveries_count_up_with_each_death_and_stop_at_255) {
   cr_assert_eq(take(end, &event), NP_OK);
   cr_expect_eq(event.deliveries, 255);
   cr_expect_eq(event.redelivered, 1);
+  finish();
+}
+
+/* ---- what kills its members ----------------------------------------------------------------------------- */
+
+static struct npi_flow dead_flow;
+static struct npi_endpoint_counters dead_counters;
+
+static void begin_with_dead_letters(uint32_t max_deliveries) {
+  begin(NPI_CHANNEL_GROUP, NPI_ON_FULL_BLOCK);
+  memset(&dead_counters, 0, sizeof dead_counters);
+  npi_flow_init(&dead_flow, &pair.pool, NPI_CHANNEL_BROADCAST, NPI_ON_FULL_BLOCK, &dead_counters);
+  dead_flow.takes_dead_letters = 1;
+  pair.flow.max_deliveries = max_deliveries;
+  pair.flow.dead_letter = &dead_flow;
+}
+
+/* A subscriber of the dead letters. */
+static struct core_end *connect_dead(uint32_t limit) {
+  struct core_end *end =
+      core_connect(&pair, &(struct core_end_options){.capacity = 16, .limit = limit, .on_full = NPI_ON_FULL_BLOCK});
+  npi_flow_remove(&pair.flow, &end->outlet);
+  npi_flow_add(&dead_flow, &end->outlet);
+  return end;
+}
+
+static uint64_t dead_count(unsigned row) {
+  return npi_load_relaxed_u64(&dead_counters.value[row]);
+}
+
+/* A member takes all that is there, and releases until it comes to the guilty one, of which it dies. */
+static int live_and_die(int guilty) {
+  struct core_end *end = connect_blocking(16);
+  struct event event[16];
+  int n = 0, released = 0;
+  npi_flow_offer_waiting(&pair.flow);
+  while (n < 16 && take(end, &event[n]) == NP_OK) n++;
+  for (int i = 0; i < n && event[i].number != guilty; i++) {
+    cr_assert_eq(npi_inlet_release(&end->inlet, event[i].element), 0);
+    released++;
+  }
+  core_disconnect(&pair, end);
+  return released;
+}
+
+Test(flow, what_kills_each_member_goes_to_the_dead_letters_and_takes_no_other_with_it) {
+  /* Proves: members that take all at once and die of one event are given the others again until these are done; the
+   * one is given up after max_deliveries, unchanged, in the slot that it always had. */
+  for (uint32_t max = 1; max <= 16; max++) {
+    begin_with_dead_letters(max);
+    struct core_end *dead = connect_dead(16);
+    struct core_end *first = connect_blocking(16);
+    for (int i = 0; i < 12; i++) cr_assert_eq(publish_number(i), NP_OK);
+    struct event event;
+    cr_assert_eq(take(first, &event), NP_OK);
+    uint32_t handle = npi_element_handle(event.element);
+    core_disconnect(&pair, first); /* of event 0, the guilty one; the others lay in its ring */
+    uint32_t deaths = 1;
+    int done = 0;
+    while (core_count(&pair, NPI_PUBLISHER_DEAD_LETTERED) == 0 && deaths < 100) {
+      done += live_and_die(0);
+      deaths++;
+      if (deaths > max) npi_flow_offer_waiting(&pair.flow); /* nobody is there: only what is given up moves */
+    }
+    cr_expect_eq(deaths, max + 1, "%u deaths with max_deliveries %u", deaths, max);
+    for (int i = 0; pair.flow.n_waiting > 0 && i < 100; i++) done += live_and_die(-1);
+    cr_expect_eq(done, 11, "%d of 11 others were done, max_deliveries %u", done, max);
+    struct npi_taken taken;
+    cr_assert_eq(core_take(dead, &event.element, &taken), NP_OK);
+    cr_expect_eq(npi_element_handle(event.element), handle, "the same slot");
+    cr_expect_eq(*(const int *)(const void *)taken.payload, 0);
+    cr_expect_eq(taken.header->sequence, 0);
+    cr_expect_eq(taken.header->deliveries, max + 1);
+    cr_expect_eq(taken.header->flags,
+                 NPI_EVENT_REDELIVERED | NPI_EVENT_DEAD_LETTER | NPI_DEAD_LETTER_DELIVERIES << NPI_EVENT_REASON_SHIFT);
+    cr_assert_eq(npi_inlet_release(&dead->inlet, event.element), 0);
+    cr_expect_eq(take_number(dead), -1);
+    cr_expect_eq(core_count(&pair, NPI_PUBLISHER_DEAD_LETTERED), 1);
+    cr_expect_eq(dead_count(NPI_PUBLISHER_PUBLISHED), 1);
+    cr_expect_eq(dead_count(NPI_PUBLISHER_DELIVERED), 1);
+    npi_flow_reap(&dead_flow);
+    cr_expect_eq(core_slots(&pair).n_out, 0);
+    npi_flow_deinit(&dead_flow);
+    finish();
+  }
+}
+
+Test(flow, new_events_pass_a_suspect_that_waits_for_a_member_of_its_own) {
+  begin_with_dead_letters(2);
+  struct core_end *end = connect_blocking(16);
+  struct event event;
+  for (int i = 0; i < 2; i++) publish_number(i);
+  for (int death = 0; death < 2; death++) { /* both were taken twice: two suspects */
+    cr_assert_eq(take(end, &event), NP_OK);
+    cr_assert_eq(take(end, &event), NP_OK);
+    core_disconnect(&pair, end);
+    end = connect_blocking(16);
+    npi_flow_offer_waiting(&pair.flow);
+  }
+  cr_expect_eq(pair.flow.n_waiting, 1, "one suspect for one member");
+  cr_expect_eq(publish_number(7), NP_OK);
+  cr_expect_eq(take(end, &event), NP_OK);
+  cr_expect_eq(event.number, 0);
+  cr_expect_eq(take_number(end), 7);
+  cr_assert_eq(npi_inlet_release(&end->inlet, event.element), 0);
+  npi_flow_reap(&pair.flow);
+  cr_expect_eq(npi_flow_offer_waiting(&pair.flow), 1, "the first is innocent: now the second");
+  cr_expect_eq(take_number(end), 1);
+  npi_flow_deinit(&dead_flow);
+  finish();
+}
+
+/* One event that kills each of its members, to the end. */
+static void publish_and_die(int number, uint32_t deaths) {
+  struct event event;
+  for (uint32_t i = 0; i < deaths; i++) {
+    struct core_end *end = connect_blocking(16);
+    if (i == 0) cr_assert_eq(publish_number(number), NP_OK);
+    npi_flow_offer_waiting(&pair.flow);
+    cr_assert_eq(take(end, &event), NP_OK);
+    core_disconnect(&pair, end);
+  }
+  npi_flow_offer_waiting(&pair.flow);
+}
+
+Test(flow, dead_letters_are_counted_where_nobody_wants_them_and_wait_for_who_blocks) {
+  begin_with_dead_letters(1);
+  publish_and_die(1, 2);
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_DEAD_LETTERED), 1);
+  cr_expect_eq(dead_count(NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER), 1);
+  cr_expect_eq(core_slots(&pair).n_out, 0, "its slot is free");
+
+  struct core_end *dead = connect_dead(1);
+  publish_and_die(2, 2);
+  publish_and_die(3, 2);
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_DEAD_LETTERED), 3);
+  cr_expect_eq(dead_flow.n_waiting, 1, "one credit: the second waits");
+  cr_expect_eq(core_check(&pair), 0);
+  struct core_end *member = connect_blocking(16);
+  cr_expect_eq(publish_number(4), NP_OK, "nobody waits for the dead letters");
+  cr_expect_eq(take_number(member), 4);
+  take_and_release(dead);
+  cr_expect_eq(publish_number(5), NP_OK);
+  cr_expect_eq(dead_flow.n_waiting, 0, "sent on the way");
+  cr_expect_eq(take_number(dead), 3);
+  npi_flow_deinit(&dead_flow);
+  finish();
+}
+
+Test(flow, a_tap_keeps_what_is_given_up_meanwhile) {
+  begin_with_dead_letters(1);
+  struct core_end *tap = connect_tap(16);
+  struct event seen;
+  publish_and_die(9, 2);
+  cr_expect_eq(dead_count(NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER), 1);
+  cr_expect_eq(core_slots(&pair).n_out, 1, "the tap reads it");
+  cr_expect_eq(core_check(&pair), 0);
+  cr_assert_eq(take(tap, &seen), NP_OK);
+  cr_expect_eq(seen.number, 9);
+  cr_assert_eq(npi_inlet_release(&tap->inlet, seen.element), 0);
+  npi_flow_reap(&pair.flow);
+  cr_expect_eq(core_slots(&pair).n_out, 0);
+  npi_flow_deinit(&dead_flow);
   finish();
 }
 

@@ -35,6 +35,7 @@ void npi_describe_channel_use(struct npi_view *view, uint32_t channel, json_t *r
                      sum[NPI_PUBLISHER_DROPPED_NO_CREDIT] + sum[NPI_PUBLISHER_LOST_WITH_MEMBER]);
   npi_set_number(row, "full", sum[NPI_PUBLISHER_FULL]);
   npi_set_number(row, "redelivered", sum[NPI_PUBLISHER_REDELIVERED]);
+  npi_set_number(row, "dead_lettered", sum[NPI_PUBLISHER_DEAD_LETTERED]);
 }
 
 static void describe_subscriber(struct npi_view *view, uint32_t index, json_t *row) {
@@ -89,6 +90,12 @@ static void describe_channel(struct npi_view *view, uint32_t index, json_t *row)
   npi_set_number(row, "publishers", npi_load_relaxed_u32(&record->n_publishers));
   npi_set_number(row, "subscribers", npi_load_relaxed_u32(&record->n_subscribers));
   npi_describe_channel_use(view, index, row);
+  npi_set_number(row, "max_deliveries", record->max_deliveries);
+  if (record->max_deliveries > 0 && record->dead_letter < view->n_channels) {
+    npi_set_text_n(row, "dead_letter", view->channels[record->dead_letter].name, NPI_NAME_BYTES);
+  } else {
+    npi_set_null(row, "dead_letter");
+  }
   json_t *list = npi_add_array(row, "subscriber_list");
   for (uint32_t i = 0; i < view->n_subscribers; i++) {
     const struct npi_subscriber_record *subscriber = &view->subscribers[i];
@@ -111,6 +118,7 @@ int npi_cmd_channels(const struct npi_command *command) {
       {"dropped.no_member", "no member", 0},
       {"dropped.no_credit", "no credit", 0},
       {"dropped.lost_with_member", "lost", 0},
+      {"dead_lettered", "dead letters", 0},
   };
   static const struct npi_column subscriber_columns[] = {
       {"name", "subscriber", 0}, {"pid", NULL, 0},     {"process", NULL, 0}, {"state", NULL, 0},

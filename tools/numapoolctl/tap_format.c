@@ -103,6 +103,7 @@ static void print_json(FILE *out, const char *channel, const struct np_event *ev
   json_t *flags = npi_add_array(object, "flags");
   if ((event->flags & NP_EVENT_TRUNCATED) != 0) json_array_append_new(flags, json_string("truncated"));
   if ((event->flags & NP_EVENT_REDELIVERED) != 0) json_array_append_new(flags, json_string("redelivered"));
+  if ((event->flags & NP_EVENT_DEAD_LETTER) != 0) json_array_append_new(flags, json_string("dead_letter"));
   npi_set_number(object, "size", event->size);
   set_bytes(object, "payload", event->data, event->size);
   json_dumpf(object, out, JSON_COMPACT);
@@ -134,6 +135,7 @@ static void print_hex(FILE *out, const struct np_event *event, const struct np_s
   }
   if ((event->flags & NP_EVENT_TRUNCATED) != 0) fputs(" truncated", out);
   if ((event->flags & NP_EVENT_REDELIVERED) != 0) fputs(" redelivered", out);
+  if ((event->flags & NP_EVENT_DEAD_LETTER) != 0) fputs(" dead_letter", out);
   fputc('\n', out);
   for (size_t offset = 0; offset < event->size; offset += HEX_BYTES_A_LINE) {
     size_t n = event->size - offset < HEX_BYTES_A_LINE ? event->size - offset : HEX_BYTES_A_LINE;
