@@ -136,6 +136,8 @@ foreach(source IN LISTS stress_sources)
   npi_add_test(${name} stress 300 "${source}")
 endforeach()
 
+include(cmake/step.cmake)
+
 # Fuzzers: with libFuzzer they search on their own; everywhere else a small driver feeds each of them a
 # fixed pseudo-random stream, so that the entry point keeps compiling and its checks run in every ctest.
 file(GLOB fuzz_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/fuzz/fuzz_*.c")
