@@ -188,7 +188,7 @@ static void publisher_does(uint32_t index, uint64_t *random) {
   } else if (what < 36 && actor->n_loans > 0) {
     program_discard(index, step_below(random, actor->n_loans));
     shared->path = PATH_DISCARD;
-  } else if (what < 44) {
+  } else if (what < (actor->publisher->flow.n_waiting > 0 ? 70 : 44)) {
     tick(index);
   } else if (what < 46 && world->options.sleepers) {
     program_sleep(index);

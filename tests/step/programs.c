@@ -19,6 +19,19 @@ static uint32_t has_returns(uint32_t index) {
   return 0;
 }
 
+/* 1: the connection whose end is the next news has events out. */
+static uint32_t ends_with_events_out(uint32_t index) {
+  const struct step_actor *actor = step_actor(index);
+  const struct step_frame *frame = &actor->queue[actor->queue_head % STEP_QUEUE];
+  for (uint32_t i = 0; i < actor->client.n_links; i++) {
+    const struct npi_link *link = actor->client.links[i];
+    if (link != NULL && link->connection == frame->connection && link->version == frame->version) {
+      return link->outlet.entry->outstanding > 0;
+    }
+  }
+  return 0;
+}
+
 static uint32_t detail_of_publish(const struct npi_flow *flow) {
   int is_group = world->options.kind == STEP_GROUP;
   if (flow->n_outlets == 0) return 1;
@@ -44,7 +57,7 @@ static uint32_t detail_of(uint32_t index, uint32_t operation) {
     case OPERATION_NEWS:
       if (actor->queue_head == actor->queue_tail) return 0;
       if (actor->queue[actor->queue_head % STEP_QUEUE].type == NPI_CONTROL_CONNECT) return 1;
-      return 2 + (uint32_t)is_group * 2 + (is_publisher && program_outstanding(index) > 0);
+      return 2 + (uint32_t)is_group * 2 + (is_publisher && ends_with_events_out(index));
     case OPERATION_LOAN:
       if (ledger->header->free[STEP_CLASS].head != NPI_NONE) return 0;
       return ledger->segments[0].chunks_free > 0 ? 1 : 2;

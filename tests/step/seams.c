@@ -11,6 +11,8 @@
 #include "step/stepper.h"
 #include "step/world.h"
 
+enum { CLASS_RUNS_LEAST = 3 }; /* then it waits until the others have had their share */
+
 int step_is_traced;
 int step_is_wanted;
 static int is_stepped; /* the operation that runs */
@@ -42,7 +44,7 @@ void step_begin_operation(uint32_t kind) {
     all += shared->class_points[i];
     classes += shared->class_points[i] > 0;
   }
-  is_stepped = shared->class_points[kind] * classes <= all + 1000;
+  is_stepped = shared->class_runs[kind] < CLASS_RUNS_LEAST || shared->class_points[kind] * classes <= all;
   shared->operation_class = kind;
   step_on();
 }

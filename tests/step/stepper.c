@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { AREAS_MAX = 512, SAVED_MAX = 1 << 20, OPERATIONS_STEPPED = 32, OPERATIONS_BEFORE = 160 };
+enum { AREAS_MAX = 512, SAVED_MAX = 1 << 20, OPERATIONS_STEPPED = 12, OPERATIONS_BEFORE = 160 };
 
 static uint64_t now_ns(void) {
   struct timespec time;
@@ -44,6 +44,7 @@ static void one_operation(uint64_t *random, int is_wanted) {
   if (shared->operation_points > 0) {
     shared->path_runs[shared->path]++;
     shared->path_points[shared->path] += shared->operation_points;
+    shared->class_runs[shared->operation_class]++;
     shared->class_points[shared->operation_class] += shared->operation_points;
   }
   if (shared->n_violations > 0) _exit(1);

@@ -166,6 +166,7 @@ struct step_shared {
   volatile uint64_t operation_points; /* of the operation that runs */
   volatile uint64_t path_runs[64], path_points[64];
   volatile uint64_t class_points[1024]; /* by operation, role of its program, and what it finds */
+  volatile uint32_t class_runs[1024];
   volatile uint32_t operation_class;
   volatile uint64_t world_seed;
   volatile uint64_t operations; /* that ran in this world */
