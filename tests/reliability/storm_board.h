@@ -16,7 +16,7 @@
 
 enum {
   STORM_LIVES_MAX = 16384,
-  STORM_PROCESSES = 8,
+  STORM_PROCESSES = 8,       /* at most */
   STORM_NUMBERS_MAX = 65536, /* events of one life; then the publisher begins another */
 };
 
@@ -26,7 +26,8 @@ struct storm_part {
   enum storm_role role;
   const char *channel;
 };
-extern const struct storm_part storm_parts[STORM_PROCESSES];
+extern const struct storm_part *storm_parts; /* chosen by the test, before anything else */
+extern int storm_n_parts;
 
 struct storm_life {
   uint32_t part;          /* of the publisher */
@@ -68,6 +69,7 @@ int storm_check_living(struct storm_board *board, char *text, size_t bytes);
 int storm_is_still(const struct storm_board *board);
 /* Accepted group events that nobody acted upon, of publishers that were killed. */
 uint64_t storm_lost_with_publisher(const struct storm_board *board);
+void storm_describe(const struct storm_board *board); /* who is where, for a check that failed */
 uint64_t storm_accepted(const struct storm_board *board);
 
 #endif

@@ -8,7 +8,7 @@
 #include "numapool/numapool.h"
 #include "reliability/storm_board.h"
 
-enum { BURST = 32, HOLD = 8, REST_US = 200, WAIT_MS = 100 };
+enum { BURST = 32, HOLD = 8, REST_US = 200, WORK_US = 50, WAIT_MS = 100 };
 
 struct message {
   uint32_t life;
@@ -128,6 +128,7 @@ static int run_subscriber(struct storm_board *board, struct np_client *client, i
       board->bad++;
     } else if (member) {
       act(board, &message, &event);
+      if (message.number % 4 == 0) usleep(WORK_US); /* so that the kill finds it with events in its hands */
     } else {
       note_in_order(board, part, &message);
     }
