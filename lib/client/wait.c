@@ -153,10 +153,18 @@ static int may_publish(struct np_publisher *publisher) {
   return may;
 }
 
+/* Events of members that died go on as soon as another member has credit, also where nothing new is published. */
+static void offer_waiting(struct np_client *client) {
+  for (struct np_publisher *p = client->publishers; p != NULL; p = p->next) {
+    if (p->flow.n_waiting > 0 && npi_flow_offer_waiting(&p->flow) > 0) npi_publisher_flush(p);
+  }
+}
+
 /* May the loan or publish that met a condition go on? Looks at returns as far as needed. */
 static int may_go_on(struct np_publisher *publisher) {
   struct np_client *client = publisher->client;
   if (npi_client_has_news(client)) npi_client_news(client);
+  offer_waiting(client);
   int go = !publisher->wants_credit && !publisher->wants_slot;
   if (publisher->wants_credit) go = may_publish(publisher);
   /* Either will do: a loan that failed long ago must not hold up a publish that has its credit now. */
@@ -170,6 +178,7 @@ void npi_client_arm_credits(struct np_client *client) {
   if (!npi_event_clear(client->credits_fd)) look_at_broker(client);
   go_to_sleep(&client->credits_bell);
   int ready = must_look(client);
+  offer_waiting(client); /* what is left of it wakes the program when a member gives credit back */
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
     ready = (p->wants_credit && may_publish(p)) || (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
   }
@@ -218,7 +227,7 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
   if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
   /* As np_wait: another publisher's epoll may sleep. */
   for (const struct np_publisher *p = client->publishers; client->credits_fd_used && p != NULL; p = p->next) {
-    if (!p->wants_credit && !p->wants_slot) continue;
+    if (!p->wants_credit && !p->wants_slot && p->flow.n_waiting == 0) continue;
     npi_client_arm_credits(client);
     break;
   }

@@ -11,7 +11,7 @@ import sys
 
 root = pathlib.Path(sys.argv[1])
 table = root / "docs" / "memory-ordering.md"
-NAME = re.compile(r"\[([a-z]+\.[a-z-]+)\]")
+NAME = re.compile(r"(?<![\w\])])\[([a-z]+\.[a-z-]+)\]")  # not a subscript
 ORDERED = re.compile(r"\bnpi_(?:store_release_u(?:32|64)|load_acquire_u(?:32|64)|fence_full|barrier_compiler) ?\(")
 KINDS = {
     "release store": "npi_store_release_",
