@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Models of the protocols, each with mutants that it must catch: relacy runs the code of core/ under a model checker's
 # atomics (tests/models/relacy), spin explores transcribed protocols exhaustively (tests/models/*.pml).
+if(NOT NUMAPOOL_RELIABILITY)
+  return()
+endif()
 include(CheckLanguage)
 find_path(NPI_RELACY_DIR relacy/relacy.hpp)
 check_language(CXX)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The stepping harness: tests/step/step_NAME.c is a program, all other files there are common to them. The library's
 # calls of what the harness plays itself are led to tests/step/seams.c by the linker. Label: reliability.
-if(NUMAPOOL_SANITIZE)
+if(NUMAPOOL_SANITIZE OR NOT NUMAPOOL_RELIABILITY)
   return() # what is stepped is the code that is delivered
 endif()
 set(step_wrapped malloc calloc realloc free snprintf vsnprintf npi_client_tell npi_client_request npi_client_news

@@ -113,7 +113,7 @@ if(CRITERION_FOUND)
 endif()
 
 # What survives whose death: storms of kills against real brokers and processes.
-if(CRITERION_FOUND AND TARGET numapoold)
+if(CRITERION_FOUND AND TARGET numapoold AND NUMAPOOL_RELIABILITY)
   file(GLOB storm_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/reliability/storm_*.c")
   file(GLOB reliability_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/reliability/test_*.c")
   foreach(source IN LISTS reliability_sources)

@@ -14,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-all_stages=(deps format spdx layers gcc clang tidy asan tsan)
+all_stages=(deps format spdx layers gcc clang tidy asan tsan reliability)
 nightly_stages=(nightly fuzz)
 build_root=${BUILD_ROOT:-build}
 jobs=$(nproc)
@@ -119,17 +119,17 @@ stage_gcc() {
   if [[ -n $quick ]]; then
     run_tests gcc -L '^unit$' -LE nightly
   else
-    run_tests gcc -LE nightly
+    run_tests gcc -LE '^(reliability|nightly)$'
   fi
 }
 
 stage_clang() {
-  build clang clang all
+  build clang clang all -DNUMAPOOL_RELIABILITY=OFF
   run_tests clang -L '^unit$' -LE nightly
 }
 
 stage_tidy() {
-  [[ -f $build_root/clang/compile_commands.json ]] || build clang clang all
+  [[ -f $build_root/clang/compile_commands.json ]] || build clang clang all -DNUMAPOOL_RELIABILITY=OFF
   # One file a run: clang-tidy 14 mistakes every va_list for uninitialized from the second file on.
   files 'lib/*.c' 'daemon/*.c' 'tools/*.c' | xargs -0 -r -n 1 -P "$jobs" clang-tidy --quiet -p "$build_root/clang" \
     2> >(grep -v ' warnings\? generated' >&2)
@@ -138,12 +138,18 @@ stage_tidy() {
 stage_asan() {
   build asan gcc all -DNUMAPOOL_SANITIZE=address -DNUMAPOOL_CHECK=ON
   ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
-    run_tests asan -L '^(unit|integration|fuzz)$' -LE '^(asan-slow|nightly)$'
+    run_tests asan -L '^(unit|integration|fuzz|asan)$' -LE '^(asan-slow|nightly)$'
 }
 
 stage_tsan() {
   build tsan clang stress_tests -DNUMAPOOL_SANITIZE=thread
   TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:allow_addr2line=1 run_tests tsan -L '^stress$' -LE nightly
+}
+
+# Storms of kills, the stepping harness, models: against the code that is delivered.
+stage_reliability() {
+  build gcc gcc all
+  run_tests gcc -L '^reliability$' -LE nightly
 }
 
 stage_nightly() {

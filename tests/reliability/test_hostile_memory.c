@@ -6,6 +6,7 @@
  * noticed and counted, and nothing of the liars stays.
  *
  * HOSTILE_WRITES and HOSTILE_SEED choose another length and another run.
+ * ctest-labels: asan
  * ctest-timeout: 600
  */
 #include <criterion/criterion.h>
