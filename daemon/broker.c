@@ -11,11 +11,13 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/adopt.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
 #include "daemon/lock.h"
 #include "daemon/notify.h"
 #include "daemon/session.h"
+#include "daemon/takeover.h"
 #include "os/os_clock.h"
 #include "os/os_memory.h"
 #include "os/os_socket.h"
@@ -148,13 +150,16 @@ static int make_tables(struct npi_broker *broker) {
 }
 
 /* Only the holder of the lock may touch names in /dev/shm and the socket. */
-static int become_the_broker(struct npi_broker *broker) {
+static int become_the_broker(struct npi_broker *broker, int takeover) {
   const struct npi_config *config = broker->config;
   uint32_t n_removed = 0;
   int status = npi_runtime_dir_make(config->runtime_dir);
   if (status == 0) status = npi_lock_take(config->runtime_dir, config->instance, &broker->lock_fd);
+  if (status == NP_ERR_EXISTS && takeover) status = npi_takeover(broker);
   if (status == 0) status = npi_lock_check_registry(config->instance);
-  if (status == 0) status = npi_shm_remove_leftovers(config->instance, geteuid(), &n_removed);
+  if (status == 0) status = npi_adopt_look(broker);
+  if (status == 0) return 0; /* an instance that lives */
+  if (status == NPI_ADOPT_NOTHING) status = npi_shm_remove_leftovers(config->instance, geteuid(), &n_removed);
   broker->after_crash = n_removed > 0;
   if (n_removed > 0) {
     npi_log(NPI_LOG_WARNING, "broker.leftovers",
@@ -170,7 +175,28 @@ static void on_drain_deadline(struct npi_timer *timer) {
   npi_loop_stop(&broker->loop);
 }
 
-int npi_broker_start(struct npi_broker *broker, const struct npi_config *config) {
+/* An instance of its own. */
+static int begin_life(struct npi_broker *broker) {
+  int status = npi_registry_create(&broker->registry, broker->config, &broker->topology);
+  if (status == 0) status = make_tables(broker);
+  if (status == 0) status = npi_keep_start(broker);
+  if (status == 0) npi_keep_everything(broker);
+  if (status == 0) status = npi_channels_init(broker);
+  if (status == 0) status = npi_workers_init(broker); /* sockets: before memory is filled, since more often wrong */
+  if (status == 0) status = npi_leases_init(broker);
+  if (status == 0) npi_registry_announce(&broker->registry);
+  return status;
+}
+
+/* That of an earlier broker. */
+static int go_on(struct npi_broker *broker) {
+  broker->adopted = 1;
+  npi_registry_set_places(&broker->registry, broker->adopt->image.header);
+  int status = make_tables(broker);
+  return status == 0 ? npi_adopt_begin(broker) : status;
+}
+
+int npi_broker_start(struct npi_broker *broker, const struct npi_config *config, int takeover) {
   sigset_t signals;
   memset(broker, 0, sizeof *broker);
   broker->config = config;
@@ -189,25 +215,19 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config)
   if (status != 0) goto fail;
   log_start(broker);
   status = npi_loop_init(&broker->loop, &signals, on_signal, broker);
-  if (status == 0) status = become_the_broker(broker);
-  if (status == 0) status = npi_registry_create(&broker->registry, config, &broker->topology);
-  if (status == 0) status = make_tables(broker);
-  if (status == 0) status = npi_keep_start(broker);
-  if (status == 0) npi_keep_everything(broker);
-  if (status == 0) status = npi_channels_init(broker);
-  if (status == 0) status = npi_workers_init(broker); /* sockets: before memory is filled, since more often wrong */
-  if (status == 0) status = npi_leases_init(broker);
-  if (status != 0) goto fail;
-  npi_registry_announce(&broker->registry);
-  status = open_door(broker);
+  if (status == 0) status = become_the_broker(broker, takeover);
+  if (status == 0) status = broker->adopt != NULL ? go_on(broker) : begin_life(broker);
+  if (status == 0) status = open_door(broker);
   if (status == 0) status = npi_workers_start(broker);
   if (status != 0) goto fail;
+  if (broker->adopt != NULL) npi_adopt_finish(broker);
   npi_broker_check_ready(broker);
   return 0;
 
 fail:
   npi_log(NPI_LOG_ERROR, "broker.not_started", "instance=%s reason=\"%s\"", config->instance, npi_detail());
-  npi_broker_stop(broker);
+  /* Not what lives: the next try finds it as this one did. Its objects here go with the process. */
+  if (broker->adopt == NULL) npi_broker_stop(broker);
   return status;
 }
 
@@ -286,13 +306,14 @@ void npi_broker_stop(struct npi_broker *broker) {
   struct npi_session *session, *after;
   close_door(broker);
   npi_timer_end(&broker->loop, &broker->drain_deadline);
-  npi_keep_end(broker); /* from here on there is nothing for a successor */
+  /* From here on there is nothing for a successor. */
+  if (broker->registry.header != NULL) npi_registry_set_state(&broker->registry, NPI_BROKER_STOPPED);
+  npi_keep_end(broker);
   npi_workers_deinit(broker);
   for (uint32_t i = 0; broker->clients != NULL && i < broker->registry.n_clients; i++) {
     if (broker->clients[i] != NULL) npi_leases_cancel(broker->clients[i]);
   }
   npi_leases_deinit(broker);
-  if (broker->registry.header != NULL) npi_registry_set_state(&broker->registry, NPI_BROKER_STOPPED);
   DL_FOREACH_SAFE(broker->sessions, session, after) npi_session_end(session);
   npi_channels_deinit(broker);
   free_tables(broker);

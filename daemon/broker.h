@@ -23,9 +23,11 @@ struct npi_broker {
   uint64_t started_ns; /* CLOCK_MONOTONIC */
   int lock_fd;
   int ready, draining;
-  int yielded;     /* a successor takes over: ends without touching anything */
-  int after_crash; /* an earlier broker did not end in order: workers of it may still be ending */
-  int failure;     /* a status, with words in failure_text: the loop ended for it */
+  struct npi_adopt *adopt; /* what an earlier broker left, until all of it has been taken over */
+  int adopted;             /* began with it */
+  int yielded;             /* a successor takes over: ends without touching anything */
+  int after_crash;         /* an earlier broker did not end in order: workers of it may still be ending */
+  int failure;             /* a status, with words in failure_text: the loop ended for it */
   char failure_text[512];
   struct npi_loop loop;
   struct npi_numa_topology topology;
@@ -54,9 +56,9 @@ struct npi_broker {
 
 /*
  * Makes everything; it is ready when its workers are. On failure nothing is left behind but the lock file. config stays the
- * caller's and must outlive the broker.
+ * caller's and must outlive the broker. takeover: where another broker runs, its instance goes on with this one.
  */
-int npi_broker_start(struct npi_broker *broker, const struct npi_config *config);
+int npi_broker_start(struct npi_broker *broker, const struct npi_config *config, int takeover);
 
 /* Serves until a signal ends it and what had to drain has drained. */
 int npi_broker_run(struct npi_broker *broker);

@@ -8,6 +8,7 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/adopt_image.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
 #include "daemon/connections.h"
@@ -73,10 +74,26 @@ static int make_channel(struct npi_broker *broker, const struct npi_channel_conf
   return 0;
 }
 
+/* A predecessor's, which had perhaps another configuration; its kind was checked to be the same. */
+static void bring_up_to_date(struct npi_broker *broker, struct npi_channel *channel,
+                             const struct npi_channel_config *config) {
+  struct npi_channel_record *record = &broker->registry.channels[channel->index];
+  channel->on_full = record->on_full = config->on_full;
+  channel->credits = record->credits = config->credits;
+  channel->on_demand = record->on_demand = 0;
+}
+
 int npi_channels_init(struct npi_broker *broker) {
   for (size_t i = 0; i < broker->config->n_channels; i++) {
-    struct npi_channel *channel;
-    int status = make_channel(broker, &broker->config->channels[i], 0, &channel);
+    const struct npi_channel_config *config = &broker->config->channels[i];
+    struct npi_channel *channel = NULL;
+    int status = 0;
+    HASH_FIND_STR(broker->channels, config->name, channel);
+    if (channel != NULL) {
+      bring_up_to_date(broker, channel, config);
+    } else {
+      status = make_channel(broker, config, 0, &channel);
+    }
     if (status != 0) return status;
   }
   return 0;
@@ -372,8 +389,7 @@ static int choose_terms(const struct npi_broker *broker, const struct npi_channe
   terms->flags = flags;
   terms->on_full = tap ? NPI_ON_FULL_DROP_NEWEST : on_full < 0 ? channel->on_full : (uint32_t)on_full;
   terms->credits = credits > 0 ? credits : channel->credits;
-  terms->capacity = (uint32_t)npi_power_of_two_above(terms->credits);
-  if (terms->capacity < NPI_RING_CAPACITY_MIN) terms->capacity = NPI_RING_CAPACITY_MIN;
+  terms->capacity = npi_ring_capacity_for(terms->credits);
   return 0;
 }
 
@@ -448,4 +464,74 @@ void npi_subscriber_close(struct npi_subscriber *subscriber) {
 }
 void npi_subscriber_gone(struct npi_subscriber *subscriber) {
   end_subscriber(subscriber, npi_connection_subscriber_gone);
+}
+
+/* ---- a predecessor's ---- */
+
+int npi_channel_adopt(struct npi_broker *broker, uint32_t index, const struct npi_channel_record *record) {
+  struct npi_channel *channel = calloc(1, sizeof *channel);
+  if (channel == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a channel");
+  channel->index = index;
+  channel->version = record->version;
+  channel->kind = record->kind;
+  channel->on_full = record->on_full;
+  channel->credits = record->credits;
+  channel->on_demand = 1; /* unless the configuration names it */
+  memcpy(channel->name, record->name, sizeof channel->name);
+  HASH_ADD_STR(broker->channels, name, channel);
+  broker->registry.channels[index].on_demand = 1;
+  return 0;
+}
+
+static struct npi_channel *channel_at(struct npi_broker *broker, uint32_t index) {
+  struct npi_channel *channel, *after;
+  HASH_ITER(hh, broker->channels, channel, after) {
+    if (channel->index == index) return channel;
+  }
+  return NULL;
+}
+
+int npi_publisher_adopt(struct npi_broker *broker, uint32_t index, const struct npi_publisher_record *record) {
+  struct npi_client *client = broker->clients[record->client];
+  struct npi_channel *channel = channel_at(broker, record->channel);
+  struct npi_publisher *publisher = calloc(1, sizeof *publisher);
+  if (publisher == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a publisher");
+  publisher->index = index;
+  publisher->version = record->version;
+  publisher->counters = record->counters;
+  publisher->closing = npi_load_relaxed_u32(&record->state) == NPI_RECORD_CLOSING;
+  publisher->client = client;
+  publisher->channel = channel;
+  npi_client_claim_row(client, record->counters);
+  broker->publishers[index] = publisher;
+  DL_APPEND(channel->publishers, publisher);
+  DL_APPEND2(client->publishers, publisher, client_prev, client_next);
+  channel->n_publishers++;
+  show_counts(broker, channel);
+  return 0;
+}
+
+int npi_subscriber_adopt(struct npi_broker *broker, uint32_t index, const struct npi_subscriber_record *record) {
+  struct npi_client *client = broker->clients[record->client];
+  struct npi_channel *channel = channel_at(broker, record->channel);
+  struct npi_subscriber *subscriber = calloc(1, sizeof *subscriber);
+  if (subscriber == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a subscriber");
+  subscriber->index = index;
+  subscriber->version = record->version;
+  subscriber->counters = record->counters;
+  subscriber->closing = npi_load_relaxed_u32(&record->state) == NPI_RECORD_CLOSING;
+  subscriber->on_full = record->on_full;
+  subscriber->credits = record->credits;
+  subscriber->capacity = npi_ring_capacity_for(record->credits);
+  subscriber->flags = record->flags;
+  subscriber->client = client;
+  subscriber->channel = channel;
+  memcpy(subscriber->name, record->name, sizeof subscriber->name);
+  npi_client_claim_row(client, record->counters);
+  broker->subscribers[index] = subscriber;
+  DL_APPEND(channel->subscribers, subscriber);
+  DL_APPEND2(client->subscribers, subscriber, client_prev, client_next);
+  channel->n_subscribers++;
+  show_counts(broker, channel);
+  return 0;
 }

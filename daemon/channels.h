@@ -7,7 +7,7 @@
 
 struct npi_broker;
 
-/* The channels that the configuration names. */
+/* The channels that the configuration names: made, or brought up to date where a predecessor had them. */
 int npi_channels_init(struct npi_broker *broker);
 void npi_channels_deinit(struct npi_broker *broker);
 
@@ -26,6 +26,11 @@ int npi_subscriber_open(struct npi_client *client, const char *channel, const ch
 
 /* A client has come back: makes the connections that could not be made while it was away. */
 void npi_channels_connect_missing(struct npi_client *client);
+
+/* A predecessor's, from their records. */
+int npi_channel_adopt(struct npi_broker *broker, uint32_t index, const struct npi_channel_record *record);
+int npi_publisher_adopt(struct npi_broker *broker, uint32_t index, const struct npi_publisher_record *record);
+int npi_subscriber_adopt(struct npi_broker *broker, uint32_t index, const struct npi_subscriber_record *record);
 
 /* In good order: peers are told, and the endpoint is freed when the last of them has let go. */
 void npi_publisher_close(struct npi_publisher *publisher);

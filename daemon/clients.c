@@ -19,25 +19,32 @@
 
 /* ---- what a client owns ---- */
 
-static int make_objects(struct npi_broker *broker, struct npi_client *client) {
+static int make_memory(struct npi_broker *broker, struct npi_client *client) {
   const struct npi_registry *registry = &broker->registry;
   const char *instance = broker->config->instance;
   char name[96];
-  void *page = NULL;
   npi_shm_name(name, sizeof name, instance, geteuid(), "page", client->index);
   int status = npi_memory_create_memfd(name, registry->page_bytes, 0, &client->page_fd);
   /* Header and counters now; the rings' part as they are placed. Listener counters only where there are listeners. */
   uint64_t used = client->kind == NPI_CLIENT_WORKER ? registry->page_rings_offset : registry->page_listeners_offset;
   if (status == 0) status = npi_memory_reserve(client->page_fd, 0, npi_round_up(used, NPI_PAGE));
-  if (status == 0) status = npi_memory_reopen_readonly(client->page_fd, &client->page_readonly_fd);
-  if (status == 0) status = npi_memory_map(client->page_fd, 0, registry->page_bytes, 1, &page);
-  client->page = page;
   if (status != 0) return npi_trail(status, "page of a client");
   npi_shm_name(name, sizeof name, instance, geteuid(), "ledger", client->index);
   status = npi_memory_create_memfd(name, registry->ledger_bytes, 0, &client->ledger_fd);
   if (status != 0) return npi_trail(status, "ledger of a client");
   status = npi_event_create(&client->events_fd);
   if (status == 0) status = npi_event_create(&client->credits_fd);
+  return status;
+}
+
+/* What the broker itself needs of these. */
+static int make_views(struct npi_broker *broker, struct npi_client *client) {
+  const struct npi_registry *registry = &broker->registry;
+  void *page = NULL;
+  int status = npi_memory_reopen_readonly(client->page_fd, &client->page_readonly_fd);
+  if (status == 0) status = npi_memory_map(client->page_fd, 0, registry->page_bytes, 1, &page);
+  client->page = page;
+  if (status != 0) return npi_trail(status, "page of a client");
   if (status == 0) {
     status = npi_ring_space_init(&client->rings, registry->page_rings_offset,
                                  registry->page_bytes - registry->page_rings_offset);
@@ -88,7 +95,8 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   client->broker = broker;
   client->page_fd = client->page_readonly_fd = client->ledger_fd = client->events_fd = client->credits_fd = -1;
   memcpy(client->name, name, sizeof client->name);
-  status = make_objects(broker, client);
+  status = make_memory(broker, client);
+  if (status == 0) status = make_views(broker, client);
   if (status != 0) goto fail;
 
   struct npi_client_record *record = &broker->registry.clients[index];
@@ -122,6 +130,43 @@ fail:
   free(client);
   npi_index_give(&broker->client_pool, index);
   return status;
+}
+
+int npi_client_adopt(struct npi_broker *broker, uint32_t index, const struct npi_client_record *record,
+                     const int memory[4], struct npi_client **out) {
+  struct npi_client *client = calloc(1, sizeof *client);
+  int status = 0;
+  *out = NULL;
+  if (client == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a client");
+  client->index = index;
+  client->version = record->version;
+  client->kind = record->kind;
+  client->worker = record->worker;
+  client->node = record->node;
+  client->pid = (pid_t)record->pid;
+  client->uid = (uid_t)record->uid;
+  client->token = record->token;
+  client->events_sent = npi_load_relaxed_u32(&record->events_sent);
+  client->broker = broker;
+  npi_registry_copy_name(client->name, sizeof client->name, record->name, sizeof record->name);
+  client->page_fd = client->page_readonly_fd = client->ledger_fd = client->events_fd = client->credits_fd = -1;
+  if (memory != NULL) {
+    client->page_fd = memory[0];
+    client->ledger_fd = memory[1];
+    client->events_fd = memory[2];
+    client->credits_fd = memory[3];
+  } else {
+    status = make_memory(broker, client);
+  }
+  if (status == 0) status = make_views(broker, client);
+  if (status != 0) {
+    free_objects(broker, client);
+    free(client);
+    return status;
+  }
+  broker->clients[index] = client;
+  *out = client;
+  return 0;
 }
 
 void npi_client_free(struct npi_broker *broker, struct npi_client *client) {
@@ -169,6 +214,10 @@ int npi_client_take_row(struct npi_client *client, uint32_t *row) {
   return npi_fail(NP_ERR_LIMIT,
                   "client %u (%s) has %u publishers and subscribers open; raise limits.endpoints_per_client",
                   client->index, client->name, n);
+}
+
+void npi_client_claim_row(struct npi_client *client, uint32_t row) {
+  client->rows_used[row / 64] |= UINT64_C(1) << (row % 64);
 }
 
 void npi_client_give_row(struct npi_client *client, uint32_t row) {

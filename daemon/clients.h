@@ -11,6 +11,13 @@ struct npi_broker;
 int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint32_t kind, uint32_t node, uint64_t token,
                    const char *name, struct npi_client **client);
 
+/*
+ * A predecessor's client, from its record. memory: page, ledger, events, credits, which it takes over; NULL: they are
+ * lost, and it gets empty ones, with which it can only be reaped.
+ */
+int npi_client_adopt(struct npi_broker *broker, uint32_t index, const struct npi_client_record *record,
+                     const int memory[4], struct npi_client **client);
+
 /* Nobody is connected to it any more. Its segments are destroyed by the caller. */
 void npi_client_free(struct npi_broker *broker, struct npi_client *client);
 
@@ -22,6 +29,7 @@ struct npi_client *npi_client_of_token(struct npi_broker *broker, pid_t pid, uin
 
 /* A row of endpoint counters in its page, zeroed. NP_ERR_LIMIT: all are in use. */
 int npi_client_take_row(struct npi_client *client, uint32_t *row);
+void npi_client_claim_row(struct npi_client *client, uint32_t row); /* a predecessor had given it */
 void npi_client_give_row(struct npi_client *client, uint32_t row);
 struct npi_endpoint_counters *npi_client_row(const struct npi_client *client, uint32_t row);
 

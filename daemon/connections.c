@@ -56,6 +56,17 @@ static int check_peers(const struct npi_client *publisher, const struct npi_clie
   return status != 0 ? status : npi_session_check_room(subscriber, 2 + n_segments);
 }
 
+static void join(struct npi_connection *connection) {
+  struct npi_publisher *publisher = connection->publisher;
+  struct npi_subscriber *subscriber = connection->subscriber;
+  struct npi_client *from = publisher->client, *to = subscriber->client;
+  from->n_connections++;
+  if (to != from) to->n_connections++;
+  DL_APPEND2(publisher->connections, connection, publisher_prev, publisher_next);
+  DL_APPEND2(subscriber->connections, connection, subscriber_prev, subscriber_next);
+  from->broker->connections[connection->index] = connection;
+}
+
 int npi_connection_prepare(struct npi_publisher *publisher, struct npi_subscriber *subscriber,
                            struct npi_connection **out) {
   struct npi_client *from = publisher->client, *to = subscriber->client;
@@ -89,11 +100,7 @@ int npi_connection_prepare(struct npi_publisher *publisher, struct npi_subscribe
   placed = 2;
   status = npi_clients_prepare(from, to);
   if (status != 0) goto fail;
-  from->n_connections++;
-  if (to != from) to->n_connections++;
-  DL_APPEND2(publisher->connections, connection, publisher_prev, publisher_next);
-  DL_APPEND2(subscriber->connections, connection, subscriber_prev, subscriber_next);
-  broker->connections[index] = connection;
+  join(connection);
   *out = connection;
   return 0;
 
@@ -122,6 +129,40 @@ static void dissolve(struct npi_connection *connection) {
   npi_index_give(&broker->connection_pool, connection->index);
   free(connection);
   npi_clients_part(from, to);
+}
+
+int npi_connection_adopt(struct npi_broker *broker, uint32_t index, const struct npi_connection_record *record) {
+  struct npi_publisher *publisher = broker->publishers[record->publisher];
+  struct npi_subscriber *subscriber = broker->subscribers[record->subscriber];
+  uint64_t bytes = npi_ring_block_bytes(record->capacity);
+  uint32_t holds = npi_load_relaxed_u32(&record->holds);
+  struct npi_connection *connection = calloc(1, sizeof *connection);
+  if (connection == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a connection");
+  connection->index = index;
+  connection->version = npi_load_relaxed_u32(&record->version);
+  connection->state = npi_load_relaxed_u32(&record->state);
+  connection->publisher_holds = (holds & NPI_CONNECTION_PUBLISHER_HOLDS) != 0;
+  connection->subscriber_holds = (holds & NPI_CONNECTION_SUBSCRIBER_HOLDS) != 0;
+  connection->publisher_told = (holds & NPI_CONNECTION_PUBLISHER_TOLD) != 0;
+  connection->subscriber_told = (holds & NPI_CONNECTION_SUBSCRIBER_TOLD) != 0;
+  connection->lied = (holds & NPI_CONNECTION_LIED) != 0;
+  connection->publisher = publisher;
+  connection->subscriber = subscriber;
+  connection->submissions_offset = record->submissions_offset;
+  connection->returns_offset = record->returns_offset;
+  int status = npi_ring_space_claim(&publisher->client->rings, connection->submissions_offset, bytes);
+  if (status == 0) status = npi_ring_space_claim(&subscriber->client->rings, connection->returns_offset, bytes);
+  if (status == 0) status = npi_clients_prepare(publisher->client, subscriber->client);
+  if (status != 0) {
+    free(connection);
+    return status;
+  }
+  /* They were told of each other; who is away is told of each change, so that it asks. */
+  struct npi_link *there = npi_client_link(subscriber->client, publisher->client);
+  there->introduced = there->knows_segments = 1;
+  npi_client_link(publisher->client, subscriber->client)->introduced = 1;
+  join(connection);
+  return 0;
 }
 
 void npi_connection_discard(struct npi_connection *connection) {
@@ -280,6 +321,10 @@ static void settle(struct npi_connection *connection) {
   npi_subscriber_settle(subscriber);
   if (from->gone) npi_reap_finish(broker, from);
   if (to != from && to->gone) npi_reap_finish(broker, to);
+}
+
+void npi_connection_settle(struct npi_connection *connection) {
+  settle(connection);
 }
 
 void npi_connection_subscriber_closed(struct npi_connection *connection) {

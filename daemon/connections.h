@@ -19,10 +19,17 @@
 
 #include "daemon/objects.h"
 
+struct npi_broker;
+
 int npi_connection_prepare(struct npi_publisher *publisher, struct npi_subscriber *subscriber,
                            struct npi_connection **connection);
 void npi_connection_discard(struct npi_connection *connection);
 void npi_connection_announce(struct npi_connection *connection);
+
+/* A predecessor's connection, from its record; its endpoints are there. */
+int npi_connection_adopt(struct npi_broker *broker, uint32_t index, const struct npi_connection_record *record);
+/* Frees it where nobody holds it any more. */
+void npi_connection_settle(struct npi_connection *connection);
 
 /* One of its clients has come back: says again what it may have missed. Known things are ignored there. */
 void npi_connection_tell_again(struct npi_connection *connection, const struct npi_client *client);

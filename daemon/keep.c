@@ -191,7 +191,7 @@ void npi_keep_segment(struct npi_broker *broker, const struct npi_leased *segmen
 
 void npi_keep_listener(struct npi_broker *broker, uint32_t index, uint32_t worker) {
   const struct npi_listener *listener = &broker->workers.listeners[index];
-  const uint64_t data[NPI_KEEPER_DATA] = {listener->kernel_drops[worker]};
+  const uint64_t data[NPI_KEEPER_DATA] = {listener->kernel_drops[worker], listener->drops_of[worker]};
   if (listener->sockets[worker].fd < 0) return;
   put(broker, NPI_KEPT_LISTENER, index, worker, data, &listener->sockets[worker].fd, 1);
 }

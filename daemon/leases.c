@@ -39,6 +39,8 @@ static void set_state(struct npi_broker *broker, struct npi_leased *segment, enu
   npi_store_release_u32(&record->state, state);
 }
 
+static void account(struct npi_client *client, struct npi_leased *segment, int sign);
+
 static int has_room(const struct npi_broker *broker, uint32_t node) {
   return broker->leases.nodes[node].n_segments < broker->config->memory.segments_per_node;
 }
@@ -170,7 +172,7 @@ static void replenish(struct npi_timer *timer) {
   plan_stock(broker);
 }
 
-int npi_leases_init(struct npi_broker *broker) {
+static int make_tables(struct npi_broker *broker) {
   struct npi_leases *leases = &broker->leases;
   const struct npi_config *config = broker->config;
   npi_timer_init(&leases->stock_timer, replenish, broker);
@@ -183,6 +185,13 @@ int npi_leases_init(struct npi_broker *broker) {
   if (wanted > config->memory.segments_per_node) wanted = config->memory.segments_per_node;
   leases->ready_wanted = (uint32_t)wanted;
   for (uint32_t i = 0; i < leases->n_nodes; i++) leases->nodes[i].id = broker->topology.node[i].id;
+  return 0;
+}
+
+int npi_leases_init(struct npi_broker *broker) {
+  struct npi_leases *leases = &broker->leases;
+  int status = make_tables(broker);
+  if (status != 0) return status;
   uint64_t last_report = npi_clock_monotonic();
   for (uint32_t i = 0; i < leases->n_nodes; i++) {
     for (uint32_t k = 0; k < leases->ready_wanted; k++) {
@@ -201,6 +210,67 @@ int npi_leases_init(struct npi_broker *broker) {
             " pages_unknown=%" PRIu64,
             node->id, node->made_bytes, node->n_ready, node->pages_home, node->pages_away, node->pages_unknown);
   }
+  return 0;
+}
+
+/* ---- a predecessor's ---- */
+
+int npi_leases_init_adopted(struct npi_broker *broker, uint64_t next_object) {
+  broker->leases.next_object = next_object;
+  return make_tables(broker);
+}
+
+void npi_leases_plan_stock(struct npi_broker *broker) {
+  plan_stock(broker);
+}
+
+int npi_leases_adopt(struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record,
+                     struct npi_client *client, int fd) {
+  struct npi_node *node = &broker->leases.nodes[record->node];
+  struct npi_leased *segment = calloc(1, sizeof *segment);
+  if (segment == NULL) {
+    close(fd);
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a segment's record");
+  }
+  segment->index = index;
+  segment->version = record->version;
+  segment->state = npi_load_relaxed_u32(&record->state);
+  segment->node = record->node;
+  segment->number = client != NULL ? record->number : NPI_NONE;
+  segment->object = record->object;
+  segment->client = client;
+  struct npi_segment *memory = &segment->memory;
+  npi_shm_name(memory->name, sizeof memory->name, broker->config->instance, geteuid(), "seg", (int64_t)record->object);
+  memory->fd = fd;
+  memory->readonly_fd = -1;
+  memory->bytes = record->bytes;
+  memory->page_bytes = record->page_bytes;
+  memory->backend = broker->config->memory.backend;
+  memory->node = broker->config->numa.mode == NPI_NUMA_OFF ? -1 : node->id;
+  memory->bound = (int)record->bound;
+  memory->pages_home = npi_load_relaxed_u64(&record->pages_home);
+  memory->pages_away = npi_load_relaxed_u64(&record->pages_away);
+  memory->pages_unknown = npi_load_relaxed_u64(&record->pages_unknown);
+  int status = npi_memory_reopen_readonly(fd, &memory->readonly_fd);
+  if (status != 0) {
+    close(fd);
+    free(segment);
+    return status;
+  }
+  node->n_segments++;
+  node->made_bytes += memory->bytes;
+  node->pages_home += memory->pages_home;
+  node->pages_away += memory->pages_away;
+  node->pages_unknown += memory->pages_unknown;
+  if (client == NULL) {
+    DL_APPEND(node->ready, segment);
+    node->n_ready++;
+    show_node(broker, record->node);
+    return 0;
+  }
+  client->numbers[segment->number] = segment;
+  DL_APPEND(client->segments, segment);
+  account(client, segment, 1);
   return 0;
 }
 

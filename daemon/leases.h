@@ -28,6 +28,15 @@ struct npi_leases {
 
 /* Makes the stock of ready segments; takes about half a second a GiB. */
 int npi_leases_init(struct npi_broker *broker);
+/*
+ * A predecessor's: first npi_leases_init_adopted(), then each segment that is not free, with the client that leases it
+ * (NULL: it is ready) and its descriptor, which is taken over; a stock that is short is filled later.
+ */
+int npi_leases_init_adopted(struct npi_broker *broker, uint64_t next_object);
+int npi_leases_adopt(struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record,
+                     struct npi_client *client, int fd);
+void npi_leases_plan_stock(struct npi_broker *broker);
+
 /* Unlinks and closes. The pages stay with those who have them mapped, and go with the last of them. */
 void npi_leases_deinit(struct npi_broker *broker);
 

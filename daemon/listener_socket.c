@@ -145,6 +145,25 @@ fail:
   return npi_fail_errno(NP_ERR_SYSTEM, errno, "listener \"%s\": cannot set %s", config->name, what);
 }
 
+/* Family and port as the kernel says them. */
+static int ask_address(const struct npi_listener_config *config, struct npi_listener_socket *out) {
+  union {
+    struct sockaddr any;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+    struct sockaddr_storage room;
+  } bound = {.in6 = {0}};
+  socklen_t length = sizeof bound;
+  if (getsockname(out->fd, &bound.any, &length) != 0) {
+    return npi_fail_errno(NP_ERR_SYSTEM, errno, "listener \"%s\": cannot ask for the bound port", config->name);
+  }
+  out->family = bound.any.sa_family;
+  out->port = out->family == AF_INET    ? ntohs(bound.in.sin_port)
+              : out->family == AF_INET6 ? ntohs(bound.in6.sin6_port)
+                                        : 0;
+  return 0;
+}
+
 static int open_ip(const struct npi_listener_config *config, int reuse_port, struct npi_listener_socket *out) {
   struct sockaddr_storage address = {0};
   socklen_t length = 0;
@@ -169,18 +188,7 @@ static int open_ip(const struct npi_listener_config *config, int reuse_port, str
   }
   /* Two sockets with SO_REUSEADDR may both bind; the second learns of the first here. */
   if (config->proto == NPI_CONFIG_TCP && listen(out->fd, BACKLOG) != 0) return fail_bind(config, errno);
-
-  union {
-    struct sockaddr any;
-    struct sockaddr_in in;
-    struct sockaddr_in6 in6;
-  } bound = {.in6 = {0}};
-  length = sizeof bound;
-  if (getsockname(out->fd, &bound.any, &length) != 0) {
-    return npi_fail_errno(NP_ERR_SYSTEM, errno, "listener \"%s\": cannot ask for the bound port", config->name);
-  }
-  out->port = ntohs(out->family == AF_INET ? bound.in.sin_port : bound.in6.sin6_port);
-  return 0;
+  return ask_address(config, out);
 }
 
 int npi_listener_socket_open(const struct npi_listener_config *config, int reuse_port,
@@ -208,6 +216,24 @@ int npi_listener_socket_open(const struct npi_listener_config *config, int reuse
 fail:
   npi_listener_socket_close(out);
   return status;
+}
+
+int npi_listener_socket_adopt(const struct npi_listener_config *config, int fd, struct npi_listener_socket *out) {
+  struct stat facts;
+  memset(out, 0, sizeof *out);
+  out->fd = fd;
+  int status = ask_address(config, out);
+  if (status != 0 || (out->family == AF_UNIX) != npi_config_proto_is_unix(config->proto)) {
+    close(fd);
+    out->fd = -1;
+    return npi_fail(NP_ERR_CORRUPT, "listener \"%s\": what the earlier broker left is not its socket", config->name);
+  }
+  if (out->family == AF_UNIX && lstat(config->path, &facts) == 0 && S_ISSOCK(facts.st_mode)) {
+    memcpy(out->path, config->path, sizeof out->path);
+    out->path_device = facts.st_dev;
+    out->path_inode = facts.st_ino;
+  }
+  return 0;
 }
 
 void npi_listener_socket_close(struct npi_listener_socket *socket) {

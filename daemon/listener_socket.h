@@ -29,6 +29,9 @@ struct npi_listener_socket {
  */
 int npi_listener_socket_open(const struct npi_listener_config *config, int reuse_port, struct npi_listener_socket *out);
 
+/* A socket that an earlier broker had opened with the same settings. Takes fd over; what is no such socket: NP_ERR_CORRUPT. */
+int npi_listener_socket_adopt(const struct npi_listener_config *config, int fd, struct npi_listener_socket *out);
+
 /* Closes, and removes the file of a Unix socket; a socket that was never opened (fd -1) is fine. */
 void npi_listener_socket_close(struct npi_listener_socket *socket);
 

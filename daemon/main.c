@@ -20,6 +20,7 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 struct arguments {
   const char *config_file, *instance, *log_level;
   int check_config;
+  int takeover;
   int worker_setup_fd; /* -1: this is no ingest worker */
   int keeper_fd;       /* -1: nor the keeper */
 };
@@ -35,6 +36,7 @@ static const char usage[] =
     "  --config FILE      read settings from a YAML file\n"
     "  --instance NAME    name of this broker; wins over the file (default: \"default\")\n"
     "  --log-level LEVEL  error, warning, info or debug; wins over the file\n"
+    "  --takeover         replace the broker that runs: clients and ingest workers go on (upgrade)\n"
     "  --check-config     check the configuration, print the values in force, and exit\n"
     "  --help-config      describe every setting, and exit\n"
     "  --version          print the version, and exit\n"
@@ -50,13 +52,15 @@ enum {
   OPTION_CHECK,
   OPTION_HELP_CONFIG,
   OPTION_WORKER,
-  OPTION_KEEPER
+  OPTION_KEEPER,
+  OPTION_TAKEOVER
 };
 
 static const struct option options[] = {{"config", required_argument, NULL, OPTION_CONFIG},
                                         {"instance", required_argument, NULL, OPTION_INSTANCE},
                                         {"log-level", required_argument, NULL, OPTION_LOG_LEVEL},
                                         {"check-config", no_argument, NULL, OPTION_CHECK},
+                                        {"takeover", no_argument, NULL, OPTION_TAKEOVER},
                                         {"help-config", no_argument, NULL, OPTION_HELP_CONFIG},
                                         {"version", no_argument, NULL, 'V'},
                                         {"help", no_argument, NULL, 'h'},
@@ -75,6 +79,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments) {
       case OPTION_LOG_LEVEL: arguments->log_level = optarg; break;
       case OPTION_CHECK: arguments->check_config = 1; break;
       case OPTION_WORKER: arguments->worker_setup_fd = atoi(optarg); break;
+      case OPTION_TAKEOVER: arguments->takeover = 1; break;
       case OPTION_KEEPER: arguments->keeper_fd = atoi(optarg); break;
       case OPTION_HELP_CONFIG: npi_config_write_help(stdout); return EXIT_FINE;
       case 'V': printf("numapoold %s\n", NP_VERSION_STRING); return EXIT_FINE;
@@ -114,10 +119,10 @@ static int read_config(struct npi_config *config, const struct arguments *argume
   return status;
 }
 
-static int run_broker(const struct npi_config *config) {
+static int run_broker(const struct npi_config *config, int takeover) {
   static struct npi_broker broker; /* large, and there is one */
   npi_log_set_sink(npi_log_sink_fd, &log_fd, config->log_level);
-  int status = npi_broker_start(&broker, config);
+  int status = npi_broker_start(&broker, config, takeover);
   if (status == 0) {
     status = npi_broker_run(&broker);
     if (status != 0) npi_log(NPI_LOG_ERROR, "broker.failed", "reason=\"%s\"", npi_detail());
@@ -144,7 +149,7 @@ int main(int argc, char **argv) {
     npi_config_write(&config, stdout);
     status = EXIT_FINE;
   } else {
-    status = run_broker(&config);
+    status = run_broker(&config, arguments.takeover);
   }
   npi_config_deinit(&config);
   return status;

@@ -17,13 +17,10 @@ static const char *reason_text(enum npi_gone_reason reason) {
   return "died";
 }
 
-void npi_reap(struct npi_broker *broker, struct npi_client *client, enum npi_gone_reason reason) {
+/* Each step finds done what was done before: a successor that finds a client closing goes through all of them again. */
+static void reap(struct npi_broker *broker, struct npi_client *client) {
   struct npi_publisher *publisher, *next_publisher;
   struct npi_subscriber *subscriber, *next_subscriber;
-  npi_log(reason == NPI_GONE_GOODBYE ? NPI_LOG_INFO : NPI_LOG_WARNING, "client.gone",
-          "client=%u name=%s pid=%d reason=%s leased_bytes=%" PRIu64 " connections=%u", client->index, client->name,
-          (int)client->pid, reason_text(reason), client->leased_bytes, client->n_connections);
-  npi_registry_count(&broker->registry, reason == NPI_GONE_GOODBYE ? NPI_BROKER_GOODBYES : NPI_BROKER_DEATHS, 1);
   npi_store_release_u32(&broker->registry.clients[client->index].state, NPI_RECORD_CLOSING);
   npi_leases_cancel(client);
   npi_leases_drain(client);
@@ -34,6 +31,18 @@ void npi_reap(struct npi_broker *broker, struct npi_client *client, enum npi_gon
   client->gone = 1;
   npi_reap_finish(broker, client);
   npi_leases_progress(broker);
+}
+
+void npi_reap(struct npi_broker *broker, struct npi_client *client, enum npi_gone_reason reason) {
+  npi_log(reason == NPI_GONE_GOODBYE ? NPI_LOG_INFO : NPI_LOG_WARNING, "client.gone",
+          "client=%u name=%s pid=%d reason=%s leased_bytes=%" PRIu64 " connections=%u", client->index, client->name,
+          (int)client->pid, reason_text(reason), client->leased_bytes, client->n_connections);
+  npi_registry_count(&broker->registry, reason == NPI_GONE_GOODBYE ? NPI_BROKER_GOODBYES : NPI_BROKER_DEATHS, 1);
+  reap(broker, client);
+}
+
+void npi_reap_again(struct npi_broker *broker, struct npi_client *client) {
+  reap(broker, client);
 }
 
 void npi_reap_finish(struct npi_broker *broker, struct npi_client *client) {

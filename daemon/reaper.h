@@ -18,6 +18,9 @@ enum npi_gone_reason {
 /* The client has no session any more. */
 void npi_reap(struct npi_broker *broker, struct npi_client *client, enum npi_gone_reason reason);
 
+/* A predecessor had begun to reap it. */
+void npi_reap_again(struct npi_broker *broker, struct npi_client *client);
+
 /* Ends a client that is gone once nobody is connected to it any more. */
 void npi_reap_finish(struct npi_broker *broker, struct npi_client *client);
 

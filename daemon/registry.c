@@ -2,6 +2,7 @@
 #include "daemon/registry.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -15,6 +16,8 @@
 #include "os/os_memory.h"
 #include "os/os_process.h"
 #include "shm/leftovers.h"
+
+#define BYTES_MAX (UINT64_C(1) << 30)
 
 /* ---- index pools ---- */
 
@@ -45,6 +48,12 @@ uint32_t npi_index_take(struct npi_index_pool *pool, uint32_t *version) {
 
 void npi_index_give(struct npi_index_pool *pool, uint32_t index) {
   pool->free[pool->n_free++] = index;
+}
+
+void npi_index_restore(struct npi_index_pool *pool, uint32_t index, uint32_t version, int used) {
+  if (index + 1 == pool->count) pool->n_free = 0;
+  pool->versions[index] = version;
+  if (!used) pool->free[pool->n_free++] = index;
 }
 
 uint32_t npi_index_used(const struct npi_index_pool *pool) {
@@ -85,6 +94,18 @@ static void set_geometry(struct npi_registry *registry, const struct npi_config 
   registry->ledger_bytes = npi_ledger_footprint(&ledger);
 }
 
+static int say_who(struct npi_registry_header *header, const struct npi_config *config) {
+  uint64_t start_time = 0;
+  int status = npi_process_start_time(getpid(), &start_time);
+  if (status != 0) return status;
+  npi_registry_copy_name(header->version, sizeof header->version, NP_VERSION_STRING, sizeof NP_VERSION_STRING);
+  npi_registry_copy_name(header->config_file, sizeof header->config_file, config->file, sizeof config->file);
+  header->broker_start_time = start_time;
+  header->broker_pid = (uint32_t)getpid();
+  header->numa_mode = (uint32_t)config->numa.mode;
+  return 0;
+}
+
 static int fill_header(struct npi_registry *registry, const struct npi_config *config) {
   struct npi_registry_header *header = registry->header;
   header->layout_version = NPI_LAYOUT_VERSION;
@@ -94,16 +115,12 @@ static int fill_header(struct npi_registry *registry, const struct npi_config *c
     return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot choose a random instance id");
   }
   npi_registry_copy_name(header->instance, sizeof header->instance, config->instance, sizeof config->instance);
-  npi_registry_copy_name(header->version, sizeof header->version, NP_VERSION_STRING, sizeof NP_VERSION_STRING);
-  npi_registry_copy_name(header->config_file, sizeof header->config_file, config->file, sizeof config->file);
   int status = npi_process_boot_id(header->boot_id, sizeof header->boot_id);
-  if (status == 0) status = npi_process_start_time(getpid(), &header->broker_start_time);
+  if (status == 0) status = say_who(header, config);
   if (status != 0) return status;
-  header->broker_pid = (uint32_t)getpid();
   header->uid = (uint32_t)geteuid();
   header->started_ns = npi_clock_realtime();
   header->backend = (uint32_t)config->memory.backend;
-  header->numa_mode = (uint32_t)config->numa.mode;
   header->n_nodes = header->nodes.count;
   header->per_node_bytes = config->memory.per_node;
   header->per_client_bytes = config->memory.per_client;
@@ -119,6 +136,19 @@ static int fill_header(struct npi_registry *registry, const struct npi_config *c
   npi_store_relaxed_u32(&header->incarnation, 1);
   npi_store_release_u32(&header->state, NPI_BROKER_STARTING);
   return 0;
+}
+
+static void set_tables(struct npi_registry *registry, const struct npi_registry_header *places) {
+  unsigned char *base = (unsigned char *)registry->header;
+  registry->nodes = (void *)(base + places->nodes.offset);
+  registry->clients = (void *)(base + places->clients.offset);
+  registry->channels = (void *)(base + places->channels.offset);
+  registry->publishers = (void *)(base + places->publishers.offset);
+  registry->subscribers = (void *)(base + places->subscribers.offset);
+  registry->connections = (void *)(base + places->connections.offset);
+  registry->segments = (void *)(base + places->segments.offset);
+  registry->listeners = (void *)(base + places->listeners.offset);
+  registry->journal = (void *)(base + places->journal.offset);
 }
 
 int npi_registry_create(struct npi_registry *registry, const struct npi_config *config,
@@ -151,18 +181,9 @@ int npi_registry_create(struct npi_registry *registry, const struct npi_config *
   if (status == 0) status = npi_memory_map(registry->fd, 0, registry->bytes, 1, &memory);
   if (status != 0) goto fail;
 
-  unsigned char *base = memory;
   registry->header = memory;
   *registry->header = places;
-  registry->nodes = (void *)(base + places.nodes.offset);
-  registry->clients = (void *)(base + places.clients.offset);
-  registry->channels = (void *)(base + places.channels.offset);
-  registry->publishers = (void *)(base + places.publishers.offset);
-  registry->subscribers = (void *)(base + places.subscribers.offset);
-  registry->connections = (void *)(base + places.connections.offset);
-  registry->segments = (void *)(base + places.segments.offset);
-  registry->listeners = (void *)(base + places.listeners.offset);
-  registry->journal = (void *)(base + places.journal.offset);
+  set_tables(registry, &places);
   status = fill_header(registry, config);
   if (status != 0) goto fail;
   for (uint32_t i = 0; i < topology->n_nodes; i++) {
@@ -177,6 +198,59 @@ fail:
   return npi_trail(status, "registry");
 }
 
+/* ---- a predecessor's ---- */
+
+int npi_registry_open(struct npi_registry *registry, const char *instance, int writable) {
+  void *memory = NULL;
+  memset(registry, 0, sizeof *registry);
+  registry->fd = registry->readonly_fd = -1;
+  npi_shm_name(registry->name, sizeof registry->name, instance, geteuid(), "registry", -1);
+  int status = npi_memory_open_posix(registry->name, writable, &registry->fd, &registry->bytes);
+  if (status == 0 && (registry->bytes < NPI_PAGE || registry->bytes > BYTES_MAX)) {
+    status = npi_fail(NP_ERR_CORRUPT, "a registry of %" PRIu64 " bytes is none", registry->bytes);
+  }
+  if (status == 0) status = npi_memory_reopen_readonly(registry->fd, &registry->readonly_fd);
+  if (status == 0) status = npi_memory_map(registry->fd, 0, registry->bytes, writable, &memory);
+  registry->header = memory;
+  if (status != 0) npi_registry_close(registry);
+  return status;
+}
+
+void npi_registry_set_places(struct npi_registry *registry, const struct npi_registry_header *checked) {
+  registry->n_clients = checked->clients.count;
+  registry->n_channels = checked->channels.count;
+  registry->n_publishers = checked->publishers.count;
+  registry->n_subscribers = checked->subscribers.count;
+  registry->n_connections = checked->connections.count;
+  registry->n_segments = checked->segments.count;
+  registry->n_listeners = checked->listeners.count;
+  registry->page_bytes = checked->page_bytes;
+  registry->page_listeners_offset = checked->page_listeners_offset;
+  registry->page_rings_offset = checked->page_rings_offset;
+  registry->ledger_bytes = checked->ledger_bytes;
+  registry->endpoints_per_client = checked->endpoints_per_client;
+  registry->segments_per_client = checked->segments_per_client;
+  registry->connections_per_client = checked->connections_per_client;
+  set_tables(registry, checked);
+}
+
+int npi_registry_take_over(struct npi_registry *registry, const struct npi_config *config) {
+  struct npi_registry_header *header = registry->header;
+  registry->max_credits = config->limits.max_credits;
+  npi_store_release_u32(&header->state, NPI_BROKER_STARTING);
+  int status = say_who(header, config);
+  npi_store_release_u32(&header->incarnation, npi_load_relaxed_u32(&header->incarnation) + 1);
+  return status;
+}
+
+void npi_registry_close(struct npi_registry *registry) {
+  npi_memory_unmap(registry->header, registry->bytes);
+  if (registry->readonly_fd >= 0) close(registry->readonly_fd);
+  if (registry->fd >= 0) close(registry->fd);
+  memset(registry, 0, sizeof *registry);
+  registry->fd = registry->readonly_fd = -1;
+}
+
 void npi_registry_announce(struct npi_registry *registry) {
   /* [registry.publish] release: header and geometry before the magic. Pairs with [registry.attach]. */
   npi_store_release_u64(&registry->header->magic, NPI_MAGIC_REGISTRY);
@@ -188,11 +262,7 @@ void npi_registry_set_state(struct npi_registry *registry, enum npi_broker_state
 
 void npi_registry_destroy(struct npi_registry *registry) {
   if (registry->name[0] != '\0') npi_memory_unlink_posix(registry->name);
-  npi_memory_unmap(registry->header, registry->bytes);
-  if (registry->readonly_fd >= 0) close(registry->readonly_fd);
-  if (registry->fd >= 0) close(registry->fd);
-  memset(registry, 0, sizeof *registry);
-  registry->fd = registry->readonly_fd = -1;
+  npi_registry_close(registry);
 }
 
 void npi_registry_copy_name(char *to, size_t bytes, const char *from, size_t from_bytes) {

@@ -27,6 +27,8 @@ void npi_index_pool_deinit(struct npi_index_pool *pool);
 /* NPI_NONE: all are in use. */
 uint32_t npi_index_take(struct npi_index_pool *pool, uint32_t *version);
 void npi_index_give(struct npi_index_pool *pool, uint32_t index);
+/* A predecessor's table: call it for each index from the last to 0, on a pool that was initialized. */
+void npi_index_restore(struct npi_index_pool *pool, uint32_t index, uint32_t version, int used);
 uint32_t npi_index_used(const struct npi_index_pool *pool);
 
 struct npi_registry {
@@ -52,6 +54,17 @@ struct npi_registry {
 /* Creates the object and fills the header; not announced yet. */
 int npi_registry_create(struct npi_registry *registry, const struct npi_config *config,
                         const struct npi_numa_topology *topology);
+/*
+ * A predecessor's object: found by its name and mapped, nothing of it believed yet. NP_ERR_NOT_FOUND: there is none.
+ * npi_registry_set_places() takes geometry and tables from a header that was checked; npi_registry_take_over() says that
+ * this process is the broker now.
+ */
+int npi_registry_open(struct npi_registry *registry, const char *instance, int writable);
+void npi_registry_set_places(struct npi_registry *registry, const struct npi_registry_header *checked);
+int npi_registry_take_over(struct npi_registry *registry, const struct npi_config *config);
+/* Unmaps, and leaves the object to whoever comes next. */
+void npi_registry_close(struct npi_registry *registry);
+
 /* Readers may believe it from now on. */
 void npi_registry_announce(struct npi_registry *registry);
 void npi_registry_set_state(struct npi_registry *registry, enum npi_broker_state state);

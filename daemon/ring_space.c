@@ -42,6 +42,39 @@ int npi_ring_space_take(struct npi_ring_space *space, uint64_t bytes, uint64_t *
                   bytes, largest);
 }
 
+static int insert_gap(struct npi_ring_space *space, uint32_t at, uint64_t offset, uint64_t bytes) {
+  if (space->n_gaps == space->room) {
+    uint32_t room = space->room > 0 ? 2 * space->room : 8;
+    struct npi_ring_gap *grown = realloc(space->gaps, room * sizeof *grown);
+    if (grown == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a client's ring places");
+    space->gaps = grown;
+    space->room = room;
+  }
+  memmove(&space->gaps[at + 1], &space->gaps[at], (space->n_gaps - at) * sizeof *space->gaps);
+  space->gaps[at] = (struct npi_ring_gap){offset, bytes};
+  space->n_gaps++;
+  return 0;
+}
+
+int npi_ring_space_claim(struct npi_ring_space *space, uint64_t offset, uint64_t bytes) {
+  for (uint32_t i = 0; i < space->n_gaps; i++) {
+    struct npi_ring_gap *gap = &space->gaps[i];
+    uint64_t end = gap->offset + gap->bytes;
+    if (offset < gap->offset || offset >= end) continue;
+    if (bytes > end - offset) break;
+    uint64_t after = end - offset - bytes;
+    gap->bytes = offset - gap->offset;
+    if (gap->bytes > 0) return after == 0 ? 0 : insert_gap(space, i + 1, offset + bytes, after);
+    *gap = (struct npi_ring_gap){offset + bytes, after};
+    if (after > 0) return 0;
+    memmove(gap, gap + 1, (space->n_gaps - i - 1) * sizeof *gap);
+    space->n_gaps--;
+    return 0;
+  }
+  return npi_fail(NP_ERR_CORRUPT, "a ring of %" PRIu64 " bytes at %" PRIu64 " lies where another one is", bytes,
+                  offset);
+}
+
 void npi_ring_space_give(struct npi_ring_space *space, uint64_t offset, uint64_t bytes) {
   uint32_t at = 0;
   while (at < space->n_gaps && space->gaps[at].offset < offset) at++;
@@ -59,15 +92,6 @@ void npi_ring_space_give(struct npi_ring_space *space, uint64_t offset, uint64_t
     after->offset = offset;
     after->bytes += bytes;
   } else {
-    if (space->n_gaps == space->room) {
-      uint32_t room = space->room > 0 ? 2 * space->room : 8;
-      struct npi_ring_gap *grown = realloc(space->gaps, room * sizeof *grown);
-      if (grown == NULL) return; /* the place is lost until its client goes */
-      space->gaps = grown;
-      space->room = room;
-    }
-    memmove(&space->gaps[at + 1], &space->gaps[at], (space->n_gaps - at) * sizeof *space->gaps);
-    space->gaps[at] = (struct npi_ring_gap){offset, bytes};
-    space->n_gaps++;
+    insert_gap(space, at, offset, bytes); /* where that fails, the place is lost until its client goes */
   }
 }

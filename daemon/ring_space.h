@@ -24,6 +24,9 @@ void npi_ring_space_deinit(struct npi_ring_space *space);
 /* bytes is a multiple of a cache line. NP_ERR_LIMIT: no gap is that large. */
 int npi_ring_space_take(struct npi_ring_space *space, uint64_t bytes, uint64_t *offset);
 
+/* Takes a place that a predecessor had given out. NP_ERR_CORRUPT: it is not free. */
+int npi_ring_space_claim(struct npi_ring_space *space, uint64_t offset, uint64_t bytes);
+
 /* Gives back exactly what was taken. */
 void npi_ring_space_give(struct npi_ring_space *space, uint64_t offset, uint64_t bytes);
 

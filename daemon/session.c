@@ -135,6 +135,10 @@ void npi_session_refuse(struct npi_session *session, const struct npi_control_fr
 void npi_session_event(struct npi_client *client, struct npi_control_frame *frame, const int *fds, int n_fds) {
   if (client->session == NULL) return;
   put(client->session, frame, fds, n_fds);
+  npi_session_count_event(client);
+}
+
+void npi_session_count_event(struct npi_client *client) {
   /* [control.count] release: the frame is under way before it is counted. Pairs with the client's look at its record. */
   npi_store_release_u32(&client->broker->registry.clients[client->index].events_sent, ++client->events_sent);
   npi_event_ring(client->events_fd);

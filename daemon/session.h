@@ -70,6 +70,9 @@ void npi_session_refuse(struct npi_session *session, const struct npi_control_fr
 /* An event for a client: sent or queued, then counted in its record, then its doorbells are rung. */
 void npi_session_event(struct npi_client *client, struct npi_control_frame *frame, const int *fds, int n_fds);
 
+/* Counts an event that is no frame, and rings: the client looks. */
+void npi_session_count_event(struct npi_client *client);
+
 /*
  * 0: new work may involve this client. NP_ERR_LIMIT: it does not read its socket and enough is waiting for it.
  * Never an answer to what must be said all the same (disconnects).

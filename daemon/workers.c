@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/adopt.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
 #include "daemon/keep.h"
@@ -22,6 +23,7 @@
 #include "daemon/worker_setup.h"
 #include "os/os_clock.h"
 #include "os/os_process.h"
+#include "os/os_wait.h"
 #include "wire/channel.h"
 
 #define BACK_OFF_MIN_NS UINT64_C(100000000)
@@ -29,8 +31,10 @@
 /* A worker that ran this long was fine: the next restart is quick again. */
 #define FINE_AFTER_NS      UINT64_C(30000000000)
 #define ORPHAN_PATIENCE_NS UINT64_C(3000000000)
+#define END_PATIENCE_NS    INT64_C(5000000000)
 
 static void restart_worker(struct npi_timer *timer);
+static void adopted_ended(struct npi_watch *watch, uint32_t events);
 
 /* ---- listeners ---- */
 
@@ -60,12 +64,14 @@ static void show_listener(struct npi_broker *broker, uint32_t index, const struc
   snprintf(record->address, sizeof record->address, "%s",
            npi_config_proto_is_unix(config->proto) ? config->path : config->address);
   snprintf(record->framing, sizeof record->framing, "%s", framing_text(config->framing.kind));
-  set_listener_state(broker, index, NPI_LISTENER_STARTING);
+  if (npi_load_relaxed_u32(&record->state) == NPI_LISTENER_FREE) {
+    set_listener_state(broker, index, NPI_LISTENER_STARTING);
+  }
 }
 
 /* After a crash the workers of the dead broker publish what they still have and end: their ports are free soon. */
-static int open_socket(const struct npi_broker *broker, const struct npi_listener_config *config, int reuse_port,
-                       struct npi_listener_socket *out) {
+static int open_anew(const struct npi_broker *broker, const struct npi_listener_config *config, int reuse_port,
+                     struct npi_listener_socket *out) {
   int status = npi_listener_socket_open(config, reuse_port, out);
   for (uint64_t begin = npi_clock_monotonic();
        status == NP_ERR_EXISTS && broker->after_crash && npi_clock_monotonic() - begin < ORPHAN_PATIENCE_NS;) {
@@ -73,6 +79,19 @@ static int open_socket(const struct npi_broker *broker, const struct npi_listene
     status = npi_listener_socket_open(config, reuse_port, out);
   }
   return status;
+}
+
+/* The one that an earlier broker left, else a new one. */
+static int open_socket(struct npi_broker *broker, uint32_t index, uint32_t worker,
+                       const struct npi_listener_config *config, int reuse_port) {
+  struct npi_listener *listener = &broker->workers.listeners[index];
+  int fd = -1;
+  if (broker->adopt != NULL) {
+    fd = npi_adopt_take_listener(broker->adopt, index, worker, &listener->kernel_drops[worker],
+                                 &listener->drops_of[worker]);
+  }
+  if (fd < 0) return open_anew(broker, config, reuse_port, &listener->sockets[worker]);
+  return npi_listener_socket_adopt(config, fd, &listener->sockets[worker]);
 }
 
 /*
@@ -87,7 +106,8 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   listener->config = &broker->config->listeners[index];
   listener->sockets = calloc(workers->n_workers, sizeof *listener->sockets);
   listener->kernel_drops = calloc(workers->n_workers, sizeof *listener->kernel_drops);
-  if (listener->sockets == NULL || listener->kernel_drops == NULL) {
+  listener->drops_of = calloc(workers->n_workers, sizeof *listener->drops_of);
+  if (listener->sockets == NULL || listener->kernel_drops == NULL || listener->drops_of == NULL) {
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for listener \"%s\"", config.name);
   }
   for (uint32_t i = 0; i < workers->n_workers; i++) listener->sockets[i].fd = -1;
@@ -98,7 +118,7 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   uint32_t first = single ? index % workers->n_workers : 0;
   uint32_t last = single ? first : workers->n_workers - 1;
   for (uint32_t i = first; i <= last; i++) {
-    status = open_socket(broker, &config, last > first, &listener->sockets[i]);
+    status = open_socket(broker, index, i, &config, last > first);
     if (status != 0) return status;
     config.port = listener->sockets[i].port; /* where the kernel chose one, the others share it */
     workers->workers[i].n_listeners++;
@@ -112,11 +132,16 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   return 0;
 }
 
+uint32_t npi_workers_wanted(const struct npi_broker *broker) {
+  return broker->config->n_listeners == 0 ? 0 : broker->topology.n_nodes * broker->config->ingest.workers_per_node;
+}
+
 int npi_workers_init(struct npi_broker *broker) {
   struct npi_workers *workers = &broker->workers;
   const struct npi_config *config = broker->config;
   if (config->n_listeners == 0) return 0;
-  workers->n_workers = broker->topology.n_nodes * config->ingest.workers_per_node;
+  workers->n_workers = npi_workers_wanted(broker);
+  broker->registry.header->n_workers = workers->n_workers;
   workers->workers = calloc(workers->n_workers, sizeof *workers->workers);
   workers->listeners = calloc(config->n_listeners, sizeof *workers->listeners);
   if (workers->workers == NULL || workers->listeners == NULL) {
@@ -129,6 +154,7 @@ int npi_workers_init(struct npi_broker *broker) {
     worker->number = i;
     worker->node = i % broker->topology.n_nodes;
     worker->back_off_ns = BACK_OFF_MIN_NS;
+    npi_watch_init(&worker->watch, adopted_ended, worker);
     npi_timer_init(&worker->restart, restart_worker, worker);
   }
   for (uint32_t i = 0; i < config->n_listeners; i++) {
@@ -243,8 +269,14 @@ static int start_worker(struct npi_worker *worker) {
 
 int npi_workers_start(struct npi_broker *broker) {
   for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
-    if (broker->workers.workers[i].n_listeners == 0) continue;
-    int status = start_worker(&broker->workers.workers[i]);
+    struct npi_worker *worker = &broker->workers.workers[i];
+    if (worker->n_listeners == 0 || worker->pid != 0) continue;
+    if (broker->adopt != NULL) { /* it died while there was no broker */
+      set_worker_listeners(worker, NPI_LISTENER_DOWN, 0);
+      npi_timer_begin(&broker->loop, &worker->restart, 0);
+      continue;
+    }
+    int status = start_worker(worker);
     if (status != 0) return status;
   }
   return 0;
@@ -261,24 +293,26 @@ static void restart_worker(struct npi_timer *timer) {
   npi_timer_begin(&broker->loop, &worker->restart, worker->back_off_ns);
 }
 
+/* how: as waitpid() says it; -1: it was no child, so that nobody knows. */
 static void worker_ended(struct npi_worker *worker, int how) {
   struct npi_broker *broker = worker->broker;
-  int killed = WIFSIGNALED(how), code = killed ? WTERMSIG(how) : WEXITSTATUS(how);
+  int killed = how < 0 || WIFSIGNALED(how), code = how < 0 ? 0 : killed ? WTERMSIG(how) : WEXITSTATUS(how);
   pid_t pid = worker->pid;
   int was_ready = worker->ready;
   npi_keep_drop(broker, NPI_KEPT_WORKER, worker->number, (uint32_t)pid);
+  npi_watch_end(&broker->loop, &worker->watch);
   close(worker->pidfd);
   worker->pidfd = -1;
   worker->pid = 0;
-  worker->ready = 0;
+  worker->ready = worker->adopted = 0;
   set_worker_listeners(worker, NPI_LISTENER_DOWN, 0);
-  npi_log(broker->draining && how == 0 ? NPI_LOG_INFO : NPI_LOG_WARNING, "worker.ended", "worker=%u pid=%d %s=%d",
+  npi_log(broker->draining && how <= 0 ? NPI_LOG_INFO : NPI_LOG_WARNING, "worker.ended", "worker=%u pid=%d %s=%d",
           worker->number, (int)pid, killed ? "signal" : "status", code);
   if (broker->draining) {
     npi_broker_drained(broker);
     return;
   }
-  if (!was_ready && !broker->ready && !killed) {
+  if (!was_ready && !broker->ready && !broker->adopted && !killed) {
     npi_broker_fail(broker, npi_fail(NP_ERR_SYSTEM,
                                      "ingest worker %u could not start (it ended with status %d; its "
                                      "own lines above say why)",
@@ -294,8 +328,32 @@ void npi_workers_child_ended(struct npi_broker *broker) {
   for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
     struct npi_worker *worker = &broker->workers.workers[i];
     int how;
-    if (worker->pid != 0 && waitpid(worker->pid, &how, WNOHANG) == worker->pid) worker_ended(worker, how);
+    if (worker->pid == 0 || worker->adopted) continue;
+    if (waitpid(worker->pid, &how, WNOHANG) == worker->pid) worker_ended(worker, how);
   }
+}
+
+static void adopted_ended(struct npi_watch *watch, uint32_t events) {
+  (void)events;
+  worker_ended(watch->owner, -1);
+}
+
+/* Serving, if its listeners were; else it says so when it is. */
+int npi_workers_adopt(struct npi_broker *broker, uint32_t number, pid_t pid, uint64_t start_time, int pidfd) {
+  struct npi_worker *worker = &broker->workers.workers[number];
+  worker->pid = pid;
+  worker->pidfd = pidfd;
+  worker->start_time = start_time;
+  worker->adopted = 1;
+  worker->started_ns = npi_clock_monotonic();
+  worker->ready = 1;
+  for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
+    if (broker->workers.listeners[i].sockets[number].fd < 0) continue;
+    uint32_t state = npi_load_relaxed_u32(&broker->registry.listeners[i].state);
+    if (state != NPI_LISTENER_LISTENING) worker->ready = 0;
+  }
+  npi_log(NPI_LOG_INFO, "worker.adopted", "worker=%u pid=%d serving=%d", number, (int)pid, worker->ready);
+  return npi_watch_begin(&broker->loop, &worker->watch, pidfd, EPOLLIN);
 }
 
 /* ---- what the broker asks ---- */
@@ -338,8 +396,12 @@ void npi_workers_remember(struct npi_broker *broker, const struct npi_client *cl
   const struct npi_listener_counters *counters =
       (const struct npi_listener_counters *)(const void *)(client->page + broker->registry.page_listeners_offset);
   if (client->worker >= broker->workers.n_workers) return;
+  uint64_t of = (uint64_t)client->index << 32 | client->version;
   for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
-    broker->workers.listeners[i].kernel_drops[client->worker] +=
+    struct npi_listener *listener = &broker->workers.listeners[i];
+    if (listener->drops_of[client->worker] == of) continue; /* a predecessor has done that */
+    listener->drops_of[client->worker] = of;
+    listener->kernel_drops[client->worker] +=
         (uint32_t)npi_load_relaxed_u64(&counters[i].value[NPI_LISTENER_DROPPED_KERNEL]);
     npi_keep_listener(broker, i, client->worker);
   }
@@ -349,7 +411,7 @@ void npi_workers_drain(struct npi_broker *broker) {
   for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
     struct npi_worker *worker = &broker->workers.workers[i];
     npi_timer_end(&broker->loop, &worker->restart);
-    if (worker->pid != 0 && !worker->ready) kill(worker->pid, SIGKILL); /* it holds nothing yet */
+    if (worker->pid != 0 && !worker->ready) npi_process_signal(worker->pidfd, SIGKILL); /* it holds nothing yet */
   }
   for (uint32_t i = 0; i < broker->registry.n_clients; i++) {
     struct npi_client *client = broker->clients[i];
@@ -367,8 +429,13 @@ void npi_workers_deinit(struct npi_broker *broker) {
     npi_timer_end(&broker->loop, &worker->restart);
     if (worker->pid == 0) continue;
     npi_log(NPI_LOG_WARNING, "worker.killed", "worker=%u pid=%d", worker->number, (int)worker->pid);
-    kill(worker->pid, SIGKILL);
-    waitpid(worker->pid, NULL, 0);
+    npi_watch_end(&broker->loop, &worker->watch);
+    npi_process_signal(worker->pidfd, SIGKILL);
+    if (worker->adopted) {
+      npi_wait_readable(&worker->pidfd, 1, END_PATIENCE_NS);
+    } else {
+      waitpid(worker->pid, NULL, 0);
+    }
     close(worker->pidfd);
   }
   for (uint32_t i = 0; i < workers->n_listeners; i++) {
@@ -378,6 +445,7 @@ void npi_workers_deinit(struct npi_broker *broker) {
     }
     free(listener->sockets);
     free(listener->kernel_drops);
+    free(listener->drops_of);
   }
   free(workers->workers);
   free(workers->listeners);

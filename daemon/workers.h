@@ -23,8 +23,10 @@ struct npi_worker {
   pid_t pid; /* 0: does not run */
   int pidfd; /* -1: does not run */
   uint64_t start_time;
+  int adopted; /* an earlier broker started it: it is no child of this one */
   int ready;
   uint64_t back_off_ns, started_ns;
+  struct npi_watch watch; /* pidfd of an adopted one */
   struct npi_timer restart;
 };
 
@@ -32,6 +34,7 @@ struct npi_listener {
   const struct npi_listener_config *config;
   struct npi_listener_socket *sockets; /* one for each worker; fd -1: not this worker's */
   uint32_t *kernel_drops;              /* of each socket, that workers now dead have counted */
+  uint64_t *drops_of; /* client (index and version) of the last of these: a successor may be told of it again */
 };
 
 struct npi_workers {
@@ -41,12 +44,18 @@ struct npi_workers {
   uint32_t n_listeners;
 };
 
-/* Opens every socket; NP_ERR_EXISTS and the like name listener, address and fix. */
+/* How many processes the configuration asks for. */
+uint32_t npi_workers_wanted(const struct npi_broker *broker);
+
+/* Opens every socket that an earlier broker has not left; NP_ERR_EXISTS and the like name listener, address and fix. */
 int npi_workers_init(struct npi_broker *broker);
-/* Starts a process for each worker that has a listener. */
+/* Starts a process for each worker that has a listener, and does not run. */
 int npi_workers_start(struct npi_broker *broker);
 /* Kills those that still run, waits for them, closes the sockets. */
 void npi_workers_deinit(struct npi_broker *broker);
+
+/* An earlier broker's worker, which lives. Takes pidfd over. */
+int npi_workers_adopt(struct npi_broker *broker, uint32_t number, pid_t pid, uint64_t start_time, int pidfd);
 
 /* A child has ended, perhaps a worker. */
 void npi_workers_child_ended(struct npi_broker *broker);

@@ -10,22 +10,23 @@
 #include "shm/layout.h"
 
 /* Written by the broker, in the registry's header. */
-#define NPI_BROKER_COUNTERS(X)                                                                 \
-  X(BROKER_CONNECTS, "connects", "clients that said hello")                                    \
-  X(BROKER_REJECTS, "rejects", "clients refused: version, limits, access")                     \
-  X(BROKER_PROTOCOL_ERRORS, "protocol_errors", "control connections closed for a bad frame")   \
-  X(BROKER_DEATHS, "deaths", "clients that ended without a goodbye")                           \
-  X(BROKER_GOODBYES, "goodbyes", "clients that ended in good order")                           \
-  X(BROKER_LEASES, "leases", "segments leased")                                                \
-  X(BROKER_LEASES_REFUSED, "leases_refused", "lease requests that got nothing")                \
-  X(BROKER_RETURNS, "returns", "segments given back by living clients")                        \
-  X(BROKER_SEGMENTS_MADE, "segments_made", "segments created")                                 \
-  X(BROKER_SEGMENTS_DESTROYED, "segments_destroyed", "segments destroyed")                     \
-  X(BROKER_CONNECTIONS_MADE, "connections_made", "publisher-subscriber connections made")      \
-  X(BROKER_CONNECTIONS_ENDED, "connections_ended", "publisher-subscriber connections ended")   \
-  X(BROKER_LIES, "lies", "connections closed because an end broke the rules")                  \
-  X(BROKER_WORKER_RESTARTS, "worker_restarts", "ingest workers started again after they died") \
-  X(BROKER_QUEUE_FULL, "queue_full", "requests refused because a peer does not read its control socket")
+#define NPI_BROKER_COUNTERS(X)                                                                           \
+  X(BROKER_CONNECTS, "connects", "clients that said hello")                                              \
+  X(BROKER_REJECTS, "rejects", "clients refused: version, limits, access")                               \
+  X(BROKER_PROTOCOL_ERRORS, "protocol_errors", "control connections closed for a bad frame")             \
+  X(BROKER_DEATHS, "deaths", "clients that ended without a goodbye")                                     \
+  X(BROKER_GOODBYES, "goodbyes", "clients that ended in good order")                                     \
+  X(BROKER_LEASES, "leases", "segments leased")                                                          \
+  X(BROKER_LEASES_REFUSED, "leases_refused", "lease requests that got nothing")                          \
+  X(BROKER_RETURNS, "returns", "segments given back by living clients")                                  \
+  X(BROKER_SEGMENTS_MADE, "segments_made", "segments created")                                           \
+  X(BROKER_SEGMENTS_DESTROYED, "segments_destroyed", "segments destroyed")                               \
+  X(BROKER_CONNECTIONS_MADE, "connections_made", "publisher-subscriber connections made")                \
+  X(BROKER_CONNECTIONS_ENDED, "connections_ended", "publisher-subscriber connections ended")             \
+  X(BROKER_LIES, "lies", "connections closed because an end broke the rules")                            \
+  X(BROKER_WORKER_RESTARTS, "worker_restarts", "ingest workers started again after they died")           \
+  X(BROKER_QUEUE_FULL, "queue_full", "requests refused because a peer does not read its control socket") \
+  X(BROKER_ADOPTED, "adopted", "clients taken over from an earlier broker")
 
 /* Written by a publisher, in its client's page. */
 #define NPI_PUBLISHER_COUNTERS(X)                                                                         \

@@ -87,6 +87,12 @@ int npi_process_is_dead(int pidfd) {
   return (polled.revents & (POLLIN | POLLHUP)) != 0;
 }
 
+int npi_process_signal(int pidfd, int signal) {
+  if (syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) == 0) return 0;
+  if (errno == ESRCH) return npi_fail(NP_ERR_NOT_FOUND, "the process of descriptor %d is dead", pidfd);
+  return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot send signal %d to the process of descriptor %d", signal, pidfd);
+}
+
 /* Up to bytes - 1 characters of a file, ended by 0. */
 static int read_text(const char *path, char *text, size_t bytes) {
   text[0] = '\0';

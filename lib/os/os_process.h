@@ -30,6 +30,9 @@ int npi_process_peer_is_exact(int socket);
 /* 1 dead, 0 alive (stopped and frozen too), < 0 failure. Does not block. */
 int npi_process_is_dead(int pidfd);
 
+/* Sends a signal to exactly that process. NP_ERR_NOT_FOUND: it is dead. */
+int npi_process_signal(int pidfd, int signal);
+
 /* Clock ticks after boot at which the process began: with the number and the boot id it names a process for ever. */
 int npi_process_start_time(pid_t pid, uint64_t *ticks);
 

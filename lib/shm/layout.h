@@ -251,7 +251,7 @@ struct npi_registry_header {
   uint64_t ledger_bytes;
   struct npi_table nodes, clients, channels, publishers, subscribers, connections, segments, listeners;
   struct npi_atomic_u32 incarnation; /* 1, and one more for each broker that took the instance over */
-  uint32_t reserved1;
+  uint32_t n_workers;       /* ingest workers that there are when all run */
   struct npi_table journal; /* one record */
   uint8_t reserved2[488];
   struct npi_atomic_u64 counter[64]; /* the broker's own: rows of core/counters.h */

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -32,7 +33,15 @@ static int is_kind_and_id(const char *rest) {
   return digits > 0 && rest[digits] == '\0';
 }
 
-int npi_shm_remove_leftovers(const char *instance, uid_t uid, uint32_t *n_removed) {
+/* Whether the rest of a name is that of a segment which is still needed, or of another kind of object. */
+static int is_kept(const char *rest, npi_shm_is_needed is_needed, void *context) {
+  if (is_needed == NULL) return 0;
+  if (strncmp(rest, "seg.", 4) != 0) return 1;
+  return is_needed(context, strtoull(rest + 4, NULL, 10));
+}
+
+static int remove_names(const char *instance, uid_t uid, npi_shm_is_needed is_needed, void *context,
+                        uint32_t *n_removed) {
   char prefix[256];
   uint32_t n = 0;
   int status = 0;
@@ -52,6 +61,7 @@ int npi_shm_remove_leftovers(const char *instance, uid_t uid, uint32_t *n_remove
       break;
     }
     if (strncmp(entry->d_name, prefix, (size_t)length) != 0 || !is_kind_and_id(entry->d_name + length)) continue;
+    if (is_kept(entry->d_name + length, is_needed, context)) continue;
     if (fstatat(dirfd(folder), entry->d_name, &facts, AT_SYMLINK_NOFOLLOW) != 0) continue; /* just gone */
     if (!S_ISREG(facts.st_mode) || facts.st_uid != uid) {
       npi_log(NPI_LOG_WARNING, "shm.leftover_kept", "name=%s owner=%u reason=\"not a file of user %u\"", entry->d_name,
@@ -69,4 +79,13 @@ int npi_shm_remove_leftovers(const char *instance, uid_t uid, uint32_t *n_remove
   closedir(folder);
   if (n_removed != NULL) *n_removed = n;
   return status;
+}
+
+int npi_shm_remove_leftovers(const char *instance, uid_t uid, uint32_t *n_removed) {
+  return remove_names(instance, uid, NULL, NULL, n_removed);
+}
+
+int npi_shm_remove_unneeded(const char *instance, uid_t uid, npi_shm_is_needed is_needed, void *context,
+                            uint32_t *n_removed) {
+  return remove_names(instance, uid, is_needed, context, n_removed);
 }

@@ -21,4 +21,9 @@ void npi_shm_name(char *text, size_t bytes, const char *instance, uid_t uid, con
  */
 int npi_shm_remove_leftovers(const char *instance, uid_t uid, uint32_t *n_removed);
 
+/* The same for segments alone, and of these only for those whose id nobody needs. */
+typedef int (*npi_shm_is_needed)(void *context, uint64_t id);
+int npi_shm_remove_unneeded(const char *instance, uid_t uid, npi_shm_is_needed is_needed, void *context,
+                            uint32_t *n_removed);
+
 #endif
