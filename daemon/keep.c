@@ -57,6 +57,7 @@ void npi_keep_init(struct npi_broker *broker) {
   struct npi_keep *keep = &broker->keep;
   keep->fd = -1;
   keep->pid = 0;
+  keep->ours = 0;
   npi_watch_init(&keep->watch, on_keeper, broker);
   npi_timer_init(&keep->again, on_again, broker);
   snprintf(keep->path, sizeof keep->path, "%s/keeper.sock", broker->config->runtime_dir);
@@ -96,6 +97,7 @@ int npi_keep_start(struct npi_broker *broker) {
   close(listen_fd);
   keep->fd = fd;
   keep->pid = pid;
+  keep->ours = 1;
   return 0;
 
 fail:
@@ -109,6 +111,7 @@ fail:
 void npi_keep_leave(struct npi_broker *broker) {
   struct npi_keep *keep = &broker->keep;
   npi_timer_end(&broker->loop, &keep->again);
+  keep->ours = 0;
   if (keep->fd < 0) return;
   npi_watch_end(&broker->loop, &keep->watch);
   close(keep->fd);
@@ -125,7 +128,7 @@ void npi_keep_end(struct npi_broker *broker) {
       npi_log(NPI_LOG_WARNING, "keeper.not_ended", "pid=%d", (int)keep->pid);
     }
   }
-  if (broker->lock_fd >= 0) unlink(keep->path); /* the lock is ours, so is the name */
+  if (keep->ours) unlink(keep->path);
   npi_keep_leave(broker);
   if (keep->pid > 0) {
     kill(keep->pid, SIGKILL);
@@ -299,6 +302,7 @@ int npi_keep_join(struct npi_broker *broker, struct npi_kept_list *list) {
   if (status == 1) status = npi_watch_begin(&broker->loop, &keep->watch, fd, EPOLLIN);
   if (status == 0) {
     keep->fd = fd;
+    keep->ours = 1;
     return 0;
   }
   if (status > 0) status = npi_fail(NP_ERR_NO_BROKER, "the keeper ended");

@@ -23,6 +23,7 @@ struct npi_leased;
 struct npi_keep {
   int fd;    /* -1: no keeper */
   pid_t pid; /* 0: not a child of this process */
+  int ours;  /* the socket at path is to be removed by this broker */
   struct npi_watch watch;
   struct npi_timer again;
   char path[108];

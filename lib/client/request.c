@@ -118,9 +118,11 @@ static int exchange(struct np_client *client, struct npi_control_frame *frame, s
   status = npi_client_tell(client, frame);
   if (status == NP_ERR_NO_BROKER) {
     /* Not said, so it may be said again: the broker went away without this client having noticed. */
+    uint32_t socket_number = client->socket_number;
     client->awaited = 0;
-    npi_client_news(client);
-    if (client->attach != NPI_ATTACHED && come_back(client, until) == 0) {
+    npi_client_news(client); /* a quick successor has taken it back before this returns */
+    int is_lost = client->attach != NPI_ATTACHED || client->socket_number != socket_number;
+    if (is_lost && come_back(client, until) == 0) {
       client->awaited = frame->head.request = ++client->request;
       status = npi_client_tell(client, frame);
     }

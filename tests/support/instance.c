@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { READY_SECONDS = 60, STOP_SECONDS = 60, QUIET_SECONDS = 30 };
@@ -82,7 +83,7 @@ static void prepare(struct instance *instance, const char *yaml) {
   unsetenv("NUMAPOOL_SOCKET");
 }
 
-static pid_t launch(const struct instance *instance, const char *notify, int (*before_exec)(void)) {
+static pid_t launch(const struct instance *instance, const char *notify, const char *option, int (*before_exec)(void)) {
   fflush(NULL);
   pid_t pid = fork();
   cr_assert_geq(pid, 0);
@@ -94,7 +95,7 @@ static pid_t launch(const struct instance *instance, const char *notify, int (*b
   if (notify != NULL) setenv("NOTIFY_SOCKET", notify, 1);
   for (int fd = 3; fd < 1024; fd++) close(fd); /* what the test runner left open is not the broker's */
   if (before_exec != NULL && before_exec() != 0) _exit(78);
-  execl(NUMAPOOLD_PATH, "numapoold", "--config", instance->config, (char *)NULL);
+  execl(NUMAPOOLD_PATH, "numapoold", "--config", instance->config, option, (char *)NULL);
   fprintf(stderr, "cannot run %s: %s\n", NUMAPOOLD_PATH, strerror(errno));
   _exit(79);
 }
@@ -136,13 +137,13 @@ static int broker_descriptors(const struct instance *instance) {
   return n;
 }
 
-void instance_start(struct instance *instance, const char *yaml, int (*before_exec)(void)) {
-  prepare(instance, yaml);
+/* Starts the broker and waits until it says that it is ready. */
+static void start_and_wait(struct instance *instance, const char *option, int (*before_exec)(void)) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   snprintf(address.sun_path, sizeof address.sun_path, "%s/notify", instance->folder);
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   cr_assert_eq(bind(fd, (const struct sockaddr *)&address, sizeof address), 0);
-  instance->pid = launch(instance, address.sun_path, before_exec);
+  instance->pid = launch(instance, address.sun_path, option, before_exec);
   int ready = 0;
   for (int left = READY_SECONDS * 10; !ready && left > 0; left--) {
     char text[512];
@@ -157,6 +158,11 @@ void instance_start(struct instance *instance, const char *yaml, int (*before_ex
   close(fd);
   unlink(address.sun_path);
   EXPECT(instance, ready, "the broker did not become ready in %d s", READY_SECONDS);
+}
+
+void instance_start(struct instance *instance, const char *yaml, int (*before_exec)(void)) {
+  prepare(instance, yaml);
+  start_and_wait(instance, NULL, before_exec);
   map_registry(instance);
   /* What it opened to start is closed a moment after it said that it is ready. */
   int before = -1;
@@ -164,6 +170,30 @@ void instance_start(struct instance *instance, const char *yaml, int (*before_ex
     before = instance->first_descriptors;
     usleep(20000);
   }
+}
+
+void instance_kill(struct instance *instance) {
+  kill(instance->pid, SIGKILL);
+  waitpid(instance->pid, NULL, 0);
+  instance->pid = 0;
+}
+
+double instance_start_again(struct instance *instance, const char *option) {
+  struct timespec begin, end;
+  clock_gettime(CLOCK_MONOTONIC, &begin);
+  start_and_wait(instance, option, NULL);
+  clock_gettime(CLOCK_MONOTONIC, &end);
+  return (double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) / 1e6;
+}
+
+void instance_map_again(struct instance *instance) {
+  munmap((void *)(uintptr_t)instance->registry, instance->registry_bytes);
+  map_registry(instance);
+}
+
+pid_t instance_launch(struct instance *instance, const char *option) {
+  instance->pid = launch(instance, NULL, option, NULL);
+  return instance->pid;
 }
 
 void instance_forget(const struct instance *instance) {
@@ -175,7 +205,7 @@ void instance_forget(const struct instance *instance) {
 int instance_start_refused(struct instance *instance, const char *yaml, int (*before_exec)(void)) {
   int status = 0;
   prepare(instance, yaml);
-  pid_t pid = launch(instance, NULL, before_exec);
+  pid_t pid = launch(instance, NULL, NULL, before_exec);
   for (int left = READY_SECONDS * 100; left > 0; left--) {
     if (waitpid(pid, &status, WNOHANG) == pid) {
       if (!WIFEXITED(status)) instance_print_log(instance);

@@ -30,6 +30,18 @@ struct instance {
  */
 void instance_start(struct instance *instance, const char *yaml, int (*before_exec)(void));
 
+/* SIGKILL for the broker, and for nobody else. */
+void instance_kill(struct instance *instance);
+/*
+ * The broker again, with the same command line and perhaps one option more (NULL: none). Returns when it is ready, with
+ * the milliseconds that took. Where another one runs, it stays the instance's: use it with --takeover.
+ */
+double instance_start_again(struct instance *instance, const char *option);
+/* After it, where the instance began anew: the registry is another object. */
+void instance_map_again(struct instance *instance);
+/* The same, and nobody waits for it: its pid. */
+pid_t instance_launch(struct instance *instance, const char *option);
+
 /* As instance_start, but expects the broker to refuse: returns its exit status, log in instance->log. */
 int instance_start_refused(struct instance *instance, const char *yaml, int (*before_exec)(void));
 

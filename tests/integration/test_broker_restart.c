@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The broker is killed and another one goes on: clients lose no event and no memory, ingest workers no connection.
+ * The kills hit at random instructions; the seed is printed, NUMAPOOL_TEST_SEED repeats the same waiting times.
+ *
+ * ctest-timeout: 900
+ */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/support/child.h"
+#include "tests/support/instance.h"
+#include "tests/support/message.h"
+#include "tests/support/peers.h"
+
+TestSuite(broker_restart, .timeout = 240);
+
+enum { POSIX = 0, MEMFD = 1 };
+
+#define TEST_WITH_BOTH_BACKENDS(name)                 \
+  ParameterizedTestParameters(broker_restart, name) { \
+    static int backends[] = {POSIX, MEMFD};           \
+    return cr_make_param_array(int, backends, 2);     \
+  }                                                   \
+  ParameterizedTest(int *backend, broker_restart, name, .timeout = 240)
+
+#define OK(call)                                                                        \
+  do {                                                                                  \
+    int npi_result = (call);                                                            \
+    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
+  } while (0)
+
+static void start(struct instance *instance, int backend) {
+  char yaml[1024];
+  snprintf(yaml, sizeof yaml,
+           "memory: { backend: %s, per_node: 64MiB, ready: 4MiB }\n"
+           "channels:\n"
+           "  - { name: news, kind: broadcast, credits: 64, on_full: block }\n"
+           "  - { name: work, kind: group, credits: 16, on_full: block }\n",
+           backend == MEMFD ? "memfd" : "posix");
+  instance_start(instance, yaml, NULL);
+  const char *given = getenv("NUMAPOOL_TEST_SEED");
+  unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL) ^ (unsigned)getpid();
+  say("broker_restart: seed %u\n", seed);
+  srandom(seed);
+}
+
+static void pause_a_little(void) {
+  usleep(2000 + (useconds_t)(random() % 40000));
+}
+
+static uint32_t incarnation(const struct instance *instance) {
+  return npi_load_acquire_u32(&instance_header(instance)->incarnation);
+}
+
+static struct receiver *receiver_for(const char *channel) {
+  struct receiver *receiver = shared_memory(sizeof *receiver);
+  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
+  receiver->on_full = NP_ON_FULL_CHANNEL;
+  return receiver;
+}
+
+static struct sender *sender_for(const char *channel, uint32_t wait_for) {
+  struct sender *sender = shared_memory(sizeof *sender);
+  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
+  sender->wait_for = wait_for;
+  return sender;
+}
+
+/* Two broadcast receivers with a sender, two group members with a sender. */
+enum { NUMBERS = 16000000 };
+struct crowd {
+  struct receiver *receivers[2], *members[2];
+  struct sender *news, *work;
+  pid_t pids[6];
+  _Atomic uint8_t *seen;
+};
+
+static void start_crowd(struct crowd *crowd) {
+  crowd->seen = shared_memory(NUMBERS);
+  for (int i = 0; i < 2; i++) {
+    crowd->receivers[i] = receiver_for("news");
+    crowd->receivers[i]->hold = (uint32_t)i * 10;
+    crowd->pids[i] = spawn(receiver_body, crowd->receivers[i]);
+    crowd->members[i] = receiver_for("work");
+    crowd->members[i]->seen = crowd->seen;
+    crowd->members[i]->n_seen = NUMBERS;
+    crowd->members[i]->no_order = 1;
+    crowd->pids[2 + i] = spawn(receiver_body, crowd->members[i]);
+  }
+  crowd->news = sender_for("news", 2);
+  crowd->work = sender_for("work", 2);
+  crowd->work->fixed_size = 200;
+  crowd->pids[4] = spawn(sender_body, crowd->news);
+  crowd->pids[5] = spawn(sender_body, crowd->work);
+  EVENTUALLY(30, crowd->news->sent > 1000 && crowd->work->sent > 1000);
+}
+
+/* Everybody exchanges events now. */
+static void expect_progress(const struct crowd *crowd) {
+  uint64_t news = crowd->news->sent, work = crowd->work->sent;
+  uint64_t received = crowd->receivers[0]->received;
+  uint64_t taken = crowd->members[0]->received + crowd->members[1]->received;
+  EVENTUALLY(20, crowd->news->sent > news + 100 && crowd->work->sent > work + 100 &&
+                     crowd->receivers[0]->received > received + 100 &&
+                     crowd->members[0]->received + crowd->members[1]->received > taken + 100);
+}
+
+/* Ends all; not one event was lost, damaged or repeated. */
+static void end_crowd(struct crowd *crowd) {
+  crowd->news->stop = crowd->work->stop = 1;
+  EVENTUALLY(30, crowd->news->done && crowd->work->done);
+  for (int i = 0; i < 2; i++) crowd->receivers[i]->stop = crowd->members[i]->stop = 1;
+  for (int i = 0; i < 6; i++) cr_assert_eq(reap(crowd->pids[i], 70), 0, "process %d of the crowd", i);
+  for (int i = 0; i < 2; i++) {
+    const struct receiver *r = crowd->receivers[i];
+    cr_assert_eq(r->received, crowd->news->sent);
+    cr_assert_eq(r->bad + r->gaps + r->number_breaks + r->out_of_order + r->corrupt, 0);
+    cr_assert_eq(
+        crowd->members[i]->bad + crowd->members[i]->twice + crowd->members[i]->corrupt + crowd->members[i]->redelivered,
+        0);
+  }
+  cr_assert_lt(crowd->work->sent, NUMBERS, "the test has no room for so many numbers");
+  uint64_t lost = 0, twice = 0;
+  for (uint64_t i = 0; i < crowd->work->sent; i++) {
+    lost += crowd->seen[i] == 0;
+    twice += crowd->seen[i] > 1;
+  }
+  cr_assert_eq(lost, 0);
+  cr_assert_eq(twice, 0);
+  say("broker_restart: %llu broadcast and %llu group events, 0 lost, 0 repeated\n",
+      (unsigned long long)crowd->news->sent, (unsigned long long)crowd->work->sent);
+}
+
+static int is_attached(const struct np_client *client) {
+  struct np_client_stats stats = {.size = sizeof stats};
+  return np_client_stats(client, &stats) == NP_OK && stats.broker_connected;
+}
+
+static struct np_client *connect_here(void) {
+  struct np_client *client = NULL;
+  OK(np_connect(&client, NULL));
+  return client;
+}
+
+TEST_WITH_BOTH_BACKENDS(who_exchanges_events_notices_nothing) {
+  /* Proves: at full speed not one event is lost or repeated over kills of the broker, what was left open goes on, and new
+   * clients are served; the time without a broker is short. */
+  enum { ROUNDS = 5 };
+  struct instance instance;
+  struct crowd crowd;
+  double best = 1e9;
+  start(&instance, *backend);
+  start_crowd(&crowd);
+  for (int round = 0; round < ROUNDS; round++) {
+    pause_a_little();
+    instance_kill(&instance);
+    expect_progress(&crowd); /* without any broker */
+    double ms = instance_start_again(&instance, NULL);
+    say("broker_restart: ready after %.1f ms\n", ms);
+    if (ms < best) best = ms;
+    cr_assert_eq(incarnation(&instance), (uint32_t)round + 2);
+    expect_progress(&crowd);
+    struct np_client *newcomer = connect_here();
+    struct np_publisher *publisher;
+    struct np_subscriber *subscriber;
+    OK(np_publisher_open(newcomer, "fresh", NULL, &publisher));
+    OK(np_subscriber_open(newcomer, "fresh", NULL, &subscriber));
+    np_disconnect(newcomer);
+  }
+  say("broker_restart: best of %d: ready after %.1f ms\n", ROUNDS, best);
+  cr_assert_lt(best, 100.0);
+  end_crowd(&crowd);
+  cr_assert_eq(instance_broker_counter(&instance, NPI_BROKER_DEATHS), 0);
+  instance_stop(&instance);
+}
+
+TEST_WITH_BOTH_BACKENDS(a_client_goes_on_opening_and_leasing) {
+  /* Proves: the next control call of a client that was there finds the new broker, with all that it had. */
+  struct instance instance;
+  struct np_publisher *publisher, *another;
+  struct np_subscriber *subscriber, *late;
+  struct np_event event;
+  start(&instance, *backend);
+  struct np_client *sender = connect_here(), *receiver = connect_here();
+  OK(np_subscriber_open(receiver, "news", NULL, &subscriber));
+  OK(np_publisher_open(sender, "news", NULL, &publisher));
+  OK(publish_message(publisher, 0, 100)); /* has memory from now on */
+  OK(np_wait(subscriber, 5000));
+  OK(np_take(subscriber, &event));
+  OK(np_release(subscriber, &event));
+  for (int round = 0; round < 3; round++) {
+    instance_kill(&instance);
+    OK(publish_message(publisher, 1, 100));
+    instance_start_again(&instance, NULL);
+    OK(np_publisher_open(sender, "other", NULL, &another));
+    OK(np_subscriber_open(receiver, "other", NULL, &late));
+    OK(publish_message(publisher, 2, 100));
+    OK(publish_message(another, 3, 1000000)); /* needs memory that was not leased before */
+    for (int i = 0; i < 2; i++) {
+      OK(np_wait(subscriber, 5000));
+      OK(np_take(subscriber, &event));
+      OK(np_release(subscriber, &event));
+    }
+    OK(np_wait(late, 5000));
+    OK(np_take(late, &event));
+    cr_assert_eq(event.size, 1000000);
+    OK(np_release(late, &event));
+    cr_assert(is_attached(sender) && is_attached(receiver));
+    OK(np_subscriber_close(late));
+    np_publisher_close(another);
+  }
+  OK(np_subscriber_close(subscriber));
+  np_publisher_close(publisher);
+  np_disconnect(sender);
+  np_disconnect(receiver);
+  instance_stop(&instance);
+}
+
+TEST_WITH_BOTH_BACKENDS(who_died_meanwhile_is_reaped) {
+  /* Proves: clients that are killed while there is no broker are found, their memory is back, the others go on. */
+  struct instance instance;
+  struct crowd crowd;
+  start(&instance, *backend);
+  start_crowd(&crowd);
+  for (int round = 0; round < 3; round++) {
+    struct receiver *victim = receiver_for("news");
+    struct sender *other = sender_for("side", 0);
+    pid_t pids[2] = {spawn(receiver_body, victim), spawn(sender_body, other)};
+    EVENTUALLY(20, victim->received > 0 && other->sent > 0);
+    instance_kill(&instance);
+    for (int i = 0; i < 2; i++) {
+      kill(pids[i], SIGKILL);
+      cr_assert_eq(reap(pids[i], 20), CHILD_KILLED + SIGKILL);
+    }
+    instance_start_again(&instance, NULL);
+    for (int i = 0; i < 2; i++) {
+      EVENTUALLY(30, instance_clients(&instance, pids[i]) == 0);
+      cr_assert_eq(instance_connections(&instance, pids[i]), 0);
+      cr_assert_eq(instance_segments_leased(&instance, pids[i]), 0);
+    }
+    expect_progress(&crowd);
+  }
+  end_crowd(&crowd);
+  cr_assert_eq(instance_broker_counter(&instance, NPI_BROKER_DEATHS), 6);
+  instance_stop(&instance);
+}
+
+/* Comes whenever there is a broker, and does what brokers can die of. */
+static int visitor_body(void *argument) {
+  struct np_client *client = NULL;
+  struct np_publisher *publisher = NULL;
+  struct np_subscriber *subscriber = NULL;
+  struct np_options options;
+  (void)argument;
+  np_options_init(&options);
+  options.timeout_ms = -1;
+  if (np_connect(&client, &options) != NP_OK) return 0;
+  while (np_publisher_open(client, "visits", NULL, &publisher) == NP_OK &&
+         np_subscriber_open(client, "news", NULL, &subscriber) == NP_OK) {
+    np_subscriber_close(subscriber);
+    np_publisher_close(publisher);
+  }
+  for (;;) pause();
+}
+
+TEST_WITH_BOTH_BACKENDS(a_broker_may_die_while_it_adopts) {
+  /* Proves: brokers killed at any time of their start, others right behind them, leave an instance that the next one
+   * adopts; the events go on, and nothing is left behind at the end. */
+  enum { KILLS = 60 };
+  struct instance instance;
+  struct crowd crowd;
+  uint32_t before;
+  start(&instance, *backend);
+  start_crowd(&crowd);
+  before = incarnation(&instance);
+  for (int kills = 0; kills < KILLS; kills++) {
+    pid_t pid = kills % 3 == 0 ? spawn(visitor_body, NULL) : 0;
+    if (kills == 0) instance_kill(&instance);
+    instance_launch(&instance, NULL);
+    usleep((useconds_t)(random() % 40000));
+    if (pid != 0) {
+      kill(pid, SIGKILL);
+      reap(pid, 20);
+    }
+    instance_kill(&instance);
+  }
+  double ms = instance_start_again(&instance, NULL);
+  uint32_t adoptions = incarnation(&instance) - before;
+  say("broker_restart: %d brokers killed, %u of them had begun to adopt; the last was ready after %.1f ms\n", KILLS,
+      adoptions - 1, ms);
+  cr_assert_gt(adoptions, KILLS / 10, "the kills were all too early: the test showed nothing");
+  expect_progress(&crowd);
+  end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+TEST_WITH_BOTH_BACKENDS(takeover_replaces_a_running_broker) {
+  /* Proves: --takeover under load costs no event; the one that was replaced ends with status 0. */
+  struct instance instance;
+  struct crowd crowd;
+  double best = 1e9;
+  start(&instance, *backend);
+  start_crowd(&crowd);
+  for (int round = 0; round < 3; round++) {
+    int status = 0;
+    pid_t old = instance.pid;
+    double ms = instance_start_again(&instance, "--takeover");
+    say("broker_restart: took over in %.1f ms\n", ms);
+    if (ms < best) best = ms;
+    cr_assert_eq(waitpid(old, &status, 0), old);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the old broker ended with %#x", status);
+    cr_assert_eq(incarnation(&instance), (uint32_t)round + 2);
+    expect_progress(&crowd);
+  }
+  say("broker_restart: best takeover %.1f ms\n", best);
+  end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+/* ---- what is not adopted ---- */
+
+Test(broker_restart, where_nobody_lives_it_begins_anew) {
+  /* Proves: without a living client or worker the leftovers are removed, and the instance is a new one. */
+  struct instance instance;
+  struct receiver *receiver = receiver_for("news");
+  start(&instance, POSIX);
+  pid_t pid = spawn(receiver_body, receiver);
+  EVENTUALLY(20, receiver->ready);
+  uint64_t before = instance_header(&instance)->instance_id;
+  instance_kill(&instance);
+  kill(pid, SIGKILL);
+  reap(pid, 20);
+  cr_assert_gt(instance_shm_count(&instance), 0);
+  instance_start_again(&instance, NULL);
+  instance_map_again(&instance);
+  cr_assert_neq(instance_header(&instance)->instance_id, before);
+  cr_assert_eq(incarnation(&instance), 1);
+  instance_stop(&instance);
+}
+
+Test(broker_restart, a_configuration_that_does_not_fit_is_refused_and_nothing_is_lost) {
+  /* Proves: with other sizes or another kind of a channel the new broker says what and what to do; the instance goes on
+   * living, and the old configuration adopts it; --takeover refuses before the running broker ends. */
+  static const char *const others[] = {"memory: { per_node: 128MiB, ready: 4MiB }\n",
+                                       "memory: { per_node: 64MiB, ready: 4MiB }\nlimits: { clients: 17 }\n",
+                                       "memory: { per_node: 64MiB, ready: 4MiB }\n"
+                                       "channels:\n  - { name: news, kind: group }\n"};
+  struct instance instance;
+  struct crowd crowd;
+  char good[4096];
+  start(&instance, POSIX);
+  start_crowd(&crowd);
+  FILE *file = fopen(instance.config, "re");
+  good[fread(good, 1, sizeof good - 1, file)] = '\0';
+  fclose(file);
+  for (int i = 0; i < 6; i++) {
+    int status = 0;
+    pid_t old = instance.pid;
+    file = fopen(instance.config, "we");
+    fprintf(file, "instance: %s\n%s", instance.name, others[i % 3]);
+    fclose(file);
+    if (i == 3) {
+      instance_kill(&instance);
+      old = 0;
+    }
+    if (i > 3) old = 0;
+    pid_t refused = instance_launch(&instance, old != 0 ? "--takeover" : NULL);
+    cr_assert_eq(waitpid(refused, &status, 0), refused);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 2, "%#x", status);
+    instance.pid = old;
+    cr_assert(instance_log_has(&instance, "start with the old setting"));
+    expect_progress(&crowd);
+  }
+  file = fopen(instance.config, "we");
+  fputs(good, file);
+  fclose(file);
+  instance_start_again(&instance, NULL);
+  expect_progress(&crowd);
+  end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+Test(broker_restart, a_keeper_that_dies_is_replaced) {
+  /* Proves: the broker notices, starts another, and that one knows enough for a successor. */
+  struct instance instance;
+  struct crowd crowd;
+  char command[128];
+  start(&instance, MEMFD);
+  start_crowd(&crowd);
+  snprintf(command, sizeof command, "pkill -KILL -P %d numapool-keeper", (int)instance.pid);
+  cr_assert_eq(system(command), 0);
+  EVENTUALLY(20, instance_log_has(&instance, "keeper.replaced"));
+  instance_kill(&instance);
+  instance_start_again(&instance, NULL);
+  cr_assert_eq(incarnation(&instance), 2);
+  expect_progress(&crowd);
+  end_crowd(&crowd);
+  instance_stop(&instance);
+}
