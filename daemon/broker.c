@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/adopt.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
@@ -23,7 +24,7 @@
 #include "os/os_socket.h"
 #include "shm/leftovers.h"
 
-enum { BACKLOG = 128, NEWCOMERS_MAX = 128, SOCKET_MODE = 0660 };
+enum { BACKLOG = 128, NEWCOMERS_MAX = 128, SOCKET_MODE = 0660, SOCKET_MODE_OPEN = 0666 };
 #define ACCEPT_AGAIN_NS UINT64_C(100000000)
 
 /* ---- newcomers ---- */
@@ -59,7 +60,8 @@ static int open_door(struct npi_broker *broker) {
     return npi_fail(NP_ERR_CONFIG, "runtime_dir %s is too long for a socket below it; use a shorter path",
                     broker->config->runtime_dir);
   }
-  int status = npi_socket_listen(broker->socket_path, SOCKET_MODE, BACKLOG, &fd);
+  int is_open = npi_access_is_open(broker->config); /* then who comes in is asked for in the hello */
+  int status = npi_socket_listen(broker->socket_path, is_open ? SOCKET_MODE_OPEN : SOCKET_MODE, BACKLOG, &fd);
   if (status != 0) return status;
   status = npi_watch_begin(&broker->loop, &broker->accept_watch, fd, EPOLLIN);
   if (status != 0) {
@@ -154,6 +156,7 @@ static int become_the_broker(struct npi_broker *broker, int takeover) {
   const struct npi_config *config = broker->config;
   uint32_t n_removed = 0;
   int status = npi_runtime_dir_make(config->runtime_dir);
+  if (status == 0 && npi_access_is_open(config)) status = npi_runtime_dir_open(config->runtime_dir);
   if (status == 0) status = npi_lock_take(config->runtime_dir, config->instance, &broker->lock_fd);
   if (status == NP_ERR_EXISTS && takeover) status = npi_takeover(broker);
   if (status == 0) status = npi_lock_check_registry(config->instance);

@@ -8,6 +8,7 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/adopt_image.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
@@ -63,7 +64,7 @@ static int make_channel(struct npi_broker *broker, const struct npi_channel_conf
   npi_store_relaxed_u32(&record->n_subscribers, 0);
   record->max_deliveries = 0;
   record->dead_letter = NPI_NONE;
-  record->access = 0;
+  record->access = npi_access_number(broker->config, channel->name);
   for (size_t i = 0; i < NPI_ARRAY_COUNT(record->past_publishers.value); i++) {
     npi_store_relaxed_u64(&record->past_publishers.value[i], 0);
     npi_store_relaxed_u64(&record->past_subscribers.value[i], 0);
@@ -279,7 +280,11 @@ int npi_publisher_open(struct npi_client *client, const char *name, uint32_t fla
   uint32_t version = 0, row = 0;
   *out = NULL;
   int status = npi_channel_find(broker, name, &channel);
-  if (status == 0 && (flags & NPI_PUBLISHER_DEAD_LETTERS) != 0) status = may_publish_dead_letters(client, channel);
+  if (status == 0 && (flags & NPI_PUBLISHER_DEAD_LETTERS) != 0) {
+    status = may_publish_dead_letters(client, channel);
+  } else if (status == 0) {
+    status = npi_access_check_publish(client, name, broker->registry.channels[channel->index].access);
+  }
   if (status == 0) status = find_dead_letter(broker, channel, &dead_letter);
   if (status != 0) return status;
   uint32_t index = npi_index_take(&broker->publisher_pool, &version);
@@ -402,6 +407,7 @@ int npi_subscriber_open(struct npi_client *client, const char *channel_name, con
   *out = NULL;
   memset(&terms, 0, sizeof terms);
   int status = npi_channel_find(broker, channel_name, &channel);
+  if (status == 0) status = npi_access_check_subscribe(client, channel_name);
   if (status == 0) status = choose_terms(broker, channel, on_full, credits, flags, &terms);
   if (status == 0) status = npi_client_take_row(client, &row);
   if (status != 0) return status;

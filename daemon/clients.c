@@ -117,6 +117,7 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   npi_store_relaxed_u32(&record->flags, 0);
   npi_store_relaxed_u32(&record->folded, 0);
   npi_store_relaxed_u64(&record->stopped_ns, 0);
+  npi_store_relaxed_u32(&record->access, 0);
   npi_keep_client(client, session->pidfd);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   broker->clients[index] = client;

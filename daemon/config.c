@@ -409,6 +409,7 @@ int npi_config_finish(struct npi_config *config, const char *instance_override) 
   for (size_t i = 0; i < config->n_channels && !npi_config_full_of_errors(config); i++) finish_channel(config, i);
   int status = npi_config_finish_listeners(config);
   if (status < 0 && status != NP_ERR_CONFIG) return status;
+  npi_config_finish_access(config);
   if (config->n_channels > config->limits.channels) {
     npi_config_error(config, "limits.channels", "%u is less than the %zu channels of this file; raise it",
                      config->limits.channels, config->n_channels);

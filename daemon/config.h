@@ -53,13 +53,27 @@ enum npi_config_listener_full {
   NPI_CONFIG_LISTENER_KERNEL_DROP  /* stop reading: the kernel drops and counts datagrams, which is cheapest */
 };
 
+/* Users and groups beside root and the broker's user. */
+enum { NPI_ACCESS_ENTRIES_MAX = 16 };
+struct npi_access_entry {
+  uint32_t id;
+  uint32_t is_group;
+};
+struct npi_access_list {
+  uint32_t given;
+  uint32_t everyone;
+  uint32_t n;
+  struct npi_access_entry entry[NPI_ACCESS_ENTRIES_MAX];
+};
+
 struct npi_channel_config {
   char name[NPI_CONFIG_NAME_BYTES];
   enum npi_channel_kind kind;
   uint32_t on_full; /* enum npi_on_full, or NPI_CONFIG_DERIVED_U32 until npi_config_finish */
   uint32_t credits;
-  uint32_t implicit;                       /* not declared: named by a listener, made with the defaults */
-  uint32_t max_deliveries;                 /* group: NPI_CONFIG_DERIVED_U32 until npi_config_finish; 0: no limit */
+  uint32_t implicit;       /* not declared: named by a listener, made with the defaults */
+  uint32_t max_deliveries; /* group: NPI_CONFIG_DERIVED_U32 until npi_config_finish; 0: no limit */
+  struct npi_access_list access_publish, access_subscribe;
   char dead_letter[NPI_CONFIG_NAME_BYTES]; /* group with max_deliveries; empty until npi_config_finish */
 };
 
@@ -134,6 +148,9 @@ struct npi_config {
     uint32_t reserved;
     uint64_t rings_per_client; /* bytes */
   } limits;
+  struct {
+    struct npi_access_list connect, publish, subscribe;
+  } access;
   struct npi_channel_config *channels;
   size_t n_channels;
   struct npi_listener_config *listeners;

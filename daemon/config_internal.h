@@ -22,6 +22,7 @@ enum npi_setting_type {
   NPI_SETTING_MODE,     /* octal permission bits */
   NPI_SETTING_ADDRESS,  /* "host:port" of a listener */
   NPI_SETTING_FRAMING,  /* a word or a mapping of NPI_SETTING_OF_FRAMING keys */
+  NPI_SETTING_ACCESS,   /* a word or a list of words: user:NAME, group:NUMBER, all */
   NPI_SETTING_CHANNELS, /* lists of mappings */
   NPI_SETTING_LISTENERS
 };
@@ -103,6 +104,11 @@ int npi_config_origin_add(struct npi_config *config, const char *key, unsigned l
 
 /* The listeners' part of npi_config_finish; adds the channels that only listeners name. */
 int npi_config_finish_listeners(struct npi_config *config);
+
+/* config_access.c. One word of a list; 0, or 1 with words in problem. */
+int npi_config_access_add(struct npi_access_list *list, const char *text, char *problem, size_t size);
+void npi_config_access_format(const struct npi_access_list *list, char *text, size_t size);
+void npi_config_finish_access(struct npi_config *config);
 
 /* Splits "host:port" (docs/configuration.md, Addresses); 0, or 1 with words in problem. */
 int npi_config_parse_address(struct npi_listener_config *listener, const char *text, char *problem, size_t size);

@@ -134,6 +134,13 @@ const struct npi_setting npi_settings[] = {
     {INSTANCE(limits.max_credits), NPI_SETTING_COUNT, "limits.max_credits", "16384", .min = 1, .max = NPI_CREDITS_MAX,
      .help = "Most credits that a channel or a subscription may ask for."},
 
+    {INSTANCE(access.connect), NPI_SETTING_ACCESS, "access.connect", .derived = "root and the broker's user",
+     .help = "Who else may connect: user:NAME, user:NUMBER, group:NAME, group:NUMBER, all."},
+    {INSTANCE(access.publish), NPI_SETTING_ACCESS, "access.publish", .derived = "as access.connect",
+     .help = "Who of them may publish, on channels that do not say otherwise."},
+    {INSTANCE(access.subscribe), NPI_SETTING_ACCESS, "access.subscribe", .derived = "as access.connect",
+     .help = "Who of them may subscribe, to channels that do not say otherwise."},
+
     {NPI_SETTING_OF_INSTANCE, 0, 0, NPI_SETTING_CHANNELS, "channels", .derived = "none", .max = 4096,
      .help = "List of channels."},
     {NPI_SETTING_OF_INSTANCE, 0, 0, NPI_SETTING_LISTENERS, "listeners", .derived = "none: no port is opened",
@@ -152,6 +159,10 @@ const struct npi_setting npi_settings[] = {
      .help = "group: an event that members died of is delivered again so often, then it is a dead letter."},
     {CHANNEL(dead_letter), NPI_SETTING_TEXT, "dead_letter", .derived = "the channel's name with .dead behind it",
      .help = "group: broadcast channel for its dead letters; made when first used where it is not declared."},
+    {CHANNEL(access_publish), NPI_SETTING_ACCESS, "access.publish", .derived = "as access.publish of the broker",
+     .help = "Who may publish on it, beside root and the broker's user."},
+    {CHANNEL(access_subscribe), NPI_SETTING_ACCESS, "access.subscribe", .derived = "as access.subscribe of the broker",
+     .help = "Who may subscribe to it, beside root and the broker's user."},
 
     {LISTENER(name), NPI_SETTING_TEXT, "name", .derived = "required",
      .help = "Name in logs, counters and event headers."},

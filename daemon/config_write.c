@@ -5,7 +5,7 @@
 
 #include "daemon/config_internal.h"
 
-enum { VALUE_BYTES = 256 };
+enum { VALUE_BYTES = 1024 };
 
 /* ---- the reference ---- */
 
@@ -36,6 +36,7 @@ static void write_values(const struct npi_setting *setting, FILE *output) {
       fputs(value, output);
       if (special != NULL) fprintf(output, " | %s", special);
       return;
+    case NPI_SETTING_ACCESS: fputs("[ user:NAME, group:NAME, all ]", output); return;
     case NPI_SETTING_TEXT:
     case NPI_SETTING_ADDRESS: fputs("text", output); return;
     case NPI_SETTING_FRAMING:
@@ -106,6 +107,9 @@ static void write_address(const struct npi_listener_config *listener, FILE *outp
 /* Whether the setting has a value here at all. */
 static int applies(const struct npi_setting *setting, const void *base) {
   if (setting->type == NPI_SETTING_CHANNELS || setting->type == NPI_SETTING_LISTENERS) return 0;
+  if (setting->type == NPI_SETTING_ACCESS) {
+    return ((const struct npi_access_list *)(const void *)((const char *)base + setting->offset))->given != 0;
+  }
   if (setting->type == NPI_SETTING_TEXT && ((const char *)base)[setting->offset] == '\0') return 0;
   if (setting->scope != NPI_SETTING_OF_LISTENER || setting->protos == 0) return 1;
   return setting->protos >> ((const struct npi_listener_config *)base)->proto & 1;
@@ -140,6 +144,10 @@ static void write_scope(enum npi_setting_scope scope, const void *base, int inde
       write_framing(&((const struct npi_listener_config *)base)->framing, output);
     } else if (setting->type == NPI_SETTING_ADDRESS) {
       write_address(base, output);
+    } else if (setting->type == NPI_SETTING_ACCESS) {
+      char list[VALUE_BYTES];
+      npi_config_access_format((const void *)((const char *)base + setting->offset), list, sizeof list);
+      fputs(list, output);
     } else {
       char value[VALUE_BYTES];
       npi_setting_format(setting, base, value, sizeof value);

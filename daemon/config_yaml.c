@@ -259,6 +259,28 @@ static int walk_list(struct walk *walk, const yaml_node_t *node, const struct np
   return 0;
 }
 
+/* ---- lists of users and groups ---- */
+
+/* A list of words, or one word. An empty list is said, and means nobody else. */
+static int walk_access(struct walk *walk, const yaml_node_t *node, const struct npi_setting *setting, const char *key) {
+  struct npi_access_list *list = (void *)((char *)walk->base + setting->offset);
+  char problem[256];
+  size_t count = 1;
+  list->given = 1;
+  int is_list = node->type == YAML_SEQUENCE_NODE;
+  if (is_list) count = (size_t)(node->data.sequence.items.top - node->data.sequence.items.start);
+  for (size_t i = 0; i < count; i++) {
+    const yaml_node_t *word =
+        is_list ? yaml_document_get_node(walk->document, node->data.sequence.items.start[i]) : node;
+    const char *text = scalar_text(walk, word, key);
+    if (text == NULL) return NP_ERR_CONFIG;
+    if (npi_config_access_add(list, text, problem, sizeof problem) != 0) {
+      return npi_config_error_at(walk->config, line_of(word), column_of(word), key, "%s", problem);
+    }
+  }
+  return 0;
+}
+
 /* ---- one mapping ---- */
 
 static int walk_value(struct walk *walk, const yaml_node_t *node, const struct npi_setting *setting, const char *key) {
@@ -269,6 +291,7 @@ static int walk_value(struct walk *walk, const yaml_node_t *node, const struct n
   int status = npi_config_origin_add(walk->config, key, line_of(node), column_of(node));
   if (status < 0) return status;
   if (setting->type == NPI_SETTING_FRAMING) return walk_framing(walk, node, key);
+  if (setting->type == NPI_SETTING_ACCESS) return walk_access(walk, node, setting, key);
   const char *text = scalar_text(walk, node, key);
   if (text == NULL) return NP_ERR_CONFIG;
   int wrong = setting->type == NPI_SETTING_ADDRESS

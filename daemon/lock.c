@@ -65,6 +65,15 @@ int npi_runtime_dir_make(const char *path) {
   return status != 0 ? status : check_folder(path);
 }
 
+int npi_runtime_dir_open(const char *path) {
+  struct stat facts;
+  if (stat(path, &facts) == 0 && (facts.st_mode & 0005) != 0005 && chmod(path, 0755) != 0) {
+    return npi_fail_errno(NP_ERR_DENIED, errno, "others shall connect, but cannot reach %s; run chmod 755 %s", path,
+                          path);
+  }
+  return 0;
+}
+
 /* ---- lock ---- */
 
 static long read_pid(int fd) {

@@ -9,6 +9,8 @@
 
 /* Makes the runtime directory where it is missing, and checks that nobody else can write in it. */
 int npi_runtime_dir_make(const char *path);
+/* Lets other users reach the sockets in it. */
+int npi_runtime_dir_open(const char *path);
 
 /* NP_ERR_EXISTS: another broker has it, with its pid and the fix. The caller closes *fd to let go. */
 int npi_lock_take(const char *runtime_dir, const char *instance, int *fd);

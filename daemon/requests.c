@@ -9,6 +9,7 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/attach.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
@@ -47,17 +48,14 @@ static int choose_node(const struct npi_broker *broker, int32_t wanted, uint32_t
 
 static int check_hello(struct npi_session *session, const struct npi_control_frame *frame, uint32_t *node) {
   struct npi_broker *broker = session->broker;
-  uid_t own = geteuid();
   if (frame->body.hello.layout_version != NPI_LAYOUT_VERSION) {
     return npi_fail(NP_ERR_VERSION,
                     "the client was built for shared-memory layout version %u, this broker has version %u; install "
                     "library and broker of the same release",
                     frame->body.hello.layout_version, NPI_LAYOUT_VERSION);
   }
-  if (session->uid != own && session->uid != 0) {
-    return npi_fail(NP_ERR_DENIED, "user %u may not use the broker of user %u; run the client as that user",
-                    (unsigned)session->uid, (unsigned)own);
-  }
+  int status = npi_access_check_connect(session);
+  if (status != 0) return status;
   switch (frame->body.hello.kind) {
     case NPI_CLIENT_APPLICATION:
     case NPI_CLIENT_TOOL: break;

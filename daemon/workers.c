@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/adopt.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
@@ -115,8 +116,9 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   if (status != 0) return npi_trail(status, "listener \"%s\"", config.name);
 
   int single = npi_config_proto_is_unix(config.proto) || config.multicast.group[0] != '\0';
-  uint32_t first = single ? index % workers->n_workers : 0;
-  uint32_t last = single ? first : workers->n_workers - 1;
+  uint32_t of_row = workers->n_workers / workers->n_rows;
+  uint32_t first = workers->rows[index] * of_row + (single ? index % of_row : 0);
+  uint32_t last = single ? first : first + of_row - 1;
   for (uint32_t i = first; i <= last; i++) {
     status = open_socket(broker, index, i, &config, last > first);
     if (status != 0) return status;
@@ -132,8 +134,27 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   return 0;
 }
 
+/*
+ * Events of one worker lie in the same segments, which all its subscribers may read. So where channels have different
+ * subscribers, each kind of them has a row of workers of its own: as many as there are on all nodes. row may be NULL;
+ * else it has a place for each listener. Returns how many rows there are; 0: no memory.
+ */
+static uint32_t choose_rows(const struct npi_config *config, uint32_t *row) {
+  uint32_t n_rows = 0;
+  uint32_t *numbers = calloc(config->n_listeners, sizeof *numbers); /* of each row */
+  for (size_t i = 0; numbers != NULL && i < config->n_listeners; i++) {
+    uint32_t number = npi_access_number(config, config->listeners[i].channel), r = 0;
+    while (r < n_rows && numbers[r] != number) r++;
+    if (r == n_rows) numbers[n_rows++] = number;
+    if (row != NULL) row[i] = r;
+  }
+  free(numbers);
+  return n_rows;
+}
+
 uint32_t npi_workers_wanted(const struct npi_broker *broker) {
-  return broker->config->n_listeners == 0 ? 0 : broker->topology.n_nodes * broker->config->ingest.workers_per_node;
+  if (broker->config->n_listeners == 0) return 0;
+  return broker->topology.n_nodes * broker->config->ingest.workers_per_node * choose_rows(broker->config, NULL);
 }
 
 int npi_workers_init(struct npi_broker *broker) {
@@ -144,9 +165,12 @@ int npi_workers_init(struct npi_broker *broker) {
   broker->registry.header->n_workers = workers->n_workers;
   workers->workers = calloc(workers->n_workers, sizeof *workers->workers);
   workers->listeners = calloc(config->n_listeners, sizeof *workers->listeners);
-  if (workers->workers == NULL || workers->listeners == NULL) {
+  workers->rows = calloc(config->n_listeners, sizeof *workers->rows);
+  if (workers->workers == NULL || workers->listeners == NULL || workers->rows == NULL) {
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for listeners and workers");
   }
+  workers->n_rows = choose_rows(config, workers->rows);
+  if (workers->n_rows == 0) return npi_fail(NP_ERR_NO_MEMORY, "no memory for listeners and workers");
   for (uint32_t i = 0; i < workers->n_workers; i++) {
     struct npi_worker *worker = &workers->workers[i];
     worker->broker = broker;
@@ -449,5 +473,6 @@ void npi_workers_deinit(struct npi_broker *broker) {
   }
   free(workers->workers);
   free(workers->listeners);
+  free(workers->rows);
   memset(workers, 0, sizeof *workers);
 }

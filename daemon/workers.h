@@ -32,6 +32,7 @@ struct npi_worker {
 
 struct npi_listener {
   const struct npi_listener_config *config;
+  uint32_t access, row;                /* of its channel; of workers */
   struct npi_listener_socket *sockets; /* one for each worker; fd -1: not this worker's */
   uint32_t *kernel_drops;              /* of each socket, that workers now dead have counted */
   uint64_t *drops_of; /* client (index and version) of the last of these: a successor may be told of it again */
@@ -40,6 +41,8 @@ struct npi_listener {
 struct npi_workers {
   struct npi_worker *workers;
   uint32_t n_workers;
+  uint32_t *rows;  /* by listener: the row of workers that serves it */
+  uint32_t n_rows; /* of workers; listeners whose channels have the same subscribers share one */
   struct npi_listener *listeners;
   uint32_t n_listeners;
 };

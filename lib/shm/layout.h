@@ -300,7 +300,8 @@ struct npi_client_record {
   struct npi_atomic_u32 flags;      /* NPI_CLIENT_* */
   struct npi_atomic_u32 folded;     /* listeners whose counters of this dead worker are in the listeners' past */
   struct npi_atomic_u64 stopped_ns; /* CLOCK_REALTIME since when its process was seen stopped; 0: it runs */
-  uint8_t reserved1[72];
+  struct npi_atomic_u32 access;     /* of the channels that it has published on; 0: it has not yet */
+  uint8_t reserved1[68];
 };
 NPI_ASSERT_SIZE(struct npi_client_record, 256);
 NPI_ASSERT_OFFSET(struct npi_client_record, state, 64);
