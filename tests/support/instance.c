@@ -100,10 +100,16 @@ static pid_t launch(const struct instance *instance, const char *notify, const c
   _exit(79);
 }
 
+/* Of the broker: a test may give it a user of its own, and the folder with it. */
+static unsigned broker_uid(const struct instance *instance) {
+  struct stat status;
+  return stat(instance->folder, &status) == 0 ? (unsigned)status.st_uid : (unsigned)geteuid();
+}
+
 static void map_registry(struct instance *instance) {
   char name[128];
   struct stat status;
-  snprintf(name, sizeof name, "/numapool.%s.%u.registry", instance->name, (unsigned)geteuid());
+  snprintf(name, sizeof name, "/numapool.%s.%u.registry", instance->name, broker_uid(instance));
   int fd = shm_open(name, O_RDONLY, 0);
   EXPECT(instance, fd >= 0 && fstat(fd, &status) == 0, "no registry %s", name);
   void *address = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, fd, 0);

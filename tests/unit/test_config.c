@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/config.h"
 #include "daemon/config_internal.h"
 
@@ -708,6 +709,63 @@ Test(config, files_are_read_and_missing_ones_named) {
   cr_expect(strstr(npi_detail(), "longer than 1 MiB") != NULL, "%s", npi_detail());
 }
 
+static char *written(const struct npi_config *from) {
+  char *text = NULL;
+  size_t size = 0;
+  FILE *stream = open_memstream(&text, &size);
+  npi_config_write(from, stream);
+  fclose(stream);
+  return text;
+}
+
+/* ---- access and dead letters ---- */
+
+Test(config, users_and_groups_are_numbers_names_or_all) {
+  accept(
+      "access: { connect: [ user:7, user:root, group:0, 'group:12' ], publish: all }\n"
+      "channels:\n"
+      "  - { name: a, access: { subscribe: [] } }\n"
+      "  - { name: b, access: { subscribe: [ group:12, user:7, user:0, group:0 ] } }\n"
+      "  - { name: c }\n");
+  cr_expect_eq(config.access.connect.n, 4);
+  cr_expect_eq(config.access.connect.entry[1].id, 0);
+  cr_expect_eq(config.access.connect.entry[3].is_group, 1);
+  cr_expect_eq(config.access.publish.everyone, 1);
+  cr_expect_eq(config.channels[0].access_subscribe.given, 1);
+  cr_expect_eq(config.channels[0].access_subscribe.n, 0);
+  cr_expect_eq(npi_access_number(&config, "b"), npi_access_number(&config, "c"), "the same people in another order");
+  cr_expect_eq(npi_access_number(&config, "b"), npi_access_number(&config, "unknown"));
+  cr_expect_neq(npi_access_number(&config, "a"), npi_access_number(&config, "b"));
+  char *first = written(&config);
+  struct npi_config again;
+  npi_config_init(&again);
+  cr_assert_eq(npi_config_parse(&again, "written", first, strlen(first)), 0, "%s\n%s", again.errors, first);
+  cr_expect_eq(memcmp(&again.access, &config.access, sizeof config.access), 0, "%s", first);
+  cr_expect_eq(again.channels[0].access_subscribe.given, 1);
+  npi_config_deinit(&again);
+  free(first);
+}
+
+Test(config, mistakes_of_access_and_dead_letters_name_line_and_fix) {
+  refuse("access:\n  connect: [ user:7, bob ]\n", "test.yaml:2:22: access.connect: ", "write user:NAME, user:NUMBER");
+  refuse("access: { connect: user:no-such-user }\n", "test.yaml:1:20: access.connect: ", "there is no user");
+  refuse("access: { publish: all }\n", "test.yaml:1:20: access.publish: ", "set access.connect too");
+  refuse(
+      "access: { connect: all }\n"
+      "channels: [ { name: w, kind: group, dead_letter: d }, { name: d, access: { subscribe: [] } } ]\n",
+      "test.yaml:2:50: channels[0].dead_letter: ", "give both channels the same access.subscribe");
+  refuse("channels: [ { name: w, kind: group, dead_letter: w } ]\n",
+         "test.yaml:1:50: channels[0].dead_letter: ", "dead letters need a broadcast channel");
+  refuse("channels: [ { name: w, max_deliveries: 3 } ]\n",
+         "test.yaml:1:40: channels[0].max_deliveries: ", "write kind: group, or leave it out");
+  refuse("channels: [ { name: w, dead_letter: d } ]\n",
+         "test.yaml:1:37: channels[0].dead_letter: ", "write kind: group, or leave it out");
+  refuse("channels: [ { name: w, kind: group, max_deliveries: off, dead_letter: d } ]\n",
+         "test.yaml:1:71: channels[0].dead_letter: ", "remove one of them");
+  refuse("channels: [ { name: w, kind: group, max_deliveries: 255 } ]\n",
+         "test.yaml:1:53: channels[0].max_deliveries: ", "use 1 to 254, or off");
+}
+
 /* ---- the table ---- */
 
 Test(config, every_default_of_the_table_is_a_valid_value) {
@@ -731,15 +789,6 @@ Test(config, every_default_of_the_table_is_a_valid_value) {
     npi_setting_format(setting, &base, text, sizeof text);
     if (setting->type != NPI_SETTING_TEXT) cr_expect_str_eq(text, setting->initial, "%s", setting->name);
   }
-}
-
-static char *written(const struct npi_config *from) {
-  char *text = NULL;
-  size_t size = 0;
-  FILE *stream = open_memstream(&text, &size);
-  npi_config_write(from, stream);
-  fclose(stream);
-  return text;
 }
 
 Test(config, values_in_force_are_written_as_a_file_that_means_the_same) {
