@@ -190,7 +190,7 @@ static int connect_publisher(struct npi_publisher *publisher) {
   uint32_t n = 0;
   int status = made == NULL ? npi_fail(NP_ERR_NO_MEMORY, "no memory for connections") : 0;
   DL_FOREACH(channel->subscribers, subscriber) {
-    if (status != 0 || subscriber->closing || !npi_session_reachable(subscriber->client)) continue;
+    if (status != 0 || subscriber->closing || !npi_session_awaited(subscriber->client)) continue;
     status = npi_connection_prepare(publisher, subscriber, &made[n]);
     if (status == 0) n++;
   }
@@ -207,7 +207,7 @@ static int connect_subscriber(struct npi_subscriber *subscriber) {
   uint32_t n = 0;
   int status = made == NULL ? npi_fail(NP_ERR_NO_MEMORY, "no memory for connections") : 0;
   DL_FOREACH(channel->publishers, publisher) {
-    if (status != 0 || publisher->closing || !npi_session_reachable(publisher->client)) continue;
+    if (status != 0 || publisher->closing || !npi_session_awaited(publisher->client)) continue;
     status = npi_connection_prepare(publisher, subscriber, &made[n]);
     if (status == 0) n++;
   }
@@ -228,7 +228,7 @@ static int are_connected(const struct npi_publisher *publisher, const struct npi
 static void connect_if_missing(struct npi_publisher *publisher, struct npi_subscriber *subscriber) {
   struct npi_connection *made = NULL;
   if (publisher->closing || subscriber->closing || are_connected(publisher, subscriber)) return;
-  if (!npi_session_reachable(publisher->client) || !npi_session_reachable(subscriber->client)) return;
+  if (!npi_session_awaited(publisher->client) || !npi_session_awaited(subscriber->client)) return;
   int status = npi_connection_prepare(publisher, subscriber, &made);
   if (status == 0) {
     npi_connection_announce(made);

@@ -149,6 +149,10 @@ int npi_session_reachable(const struct npi_client *client) {
   return client->session != NULL && client->session->state == NPI_SESSION_READY;
 }
 
+int npi_session_awaited(const struct npi_client *client) {
+  return client->session != NULL && (npi_session_reachable(client) || !client->session->not_awaited);
+}
+
 int npi_session_check_room(const struct npi_client *client, uint32_t frames) {
   if (client->session == NULL || client->session->n_queued + frames <= QUEUE_FRAMES_MAX) return 0;
   npi_registry_count(&client->broker->registry, NPI_BROKER_QUEUE_FULL, 1);

@@ -82,6 +82,12 @@ int npi_session_check_room(const struct npi_client *client, uint32_t frames);
 /* Whether its socket can be reached at all. */
 int npi_session_reachable(const struct npi_client *client);
 
+/*
+ * Reachable, or expected back: after its broker's end a client comes back when it looks the next time, and must not miss
+ * what others publish until then. It is told of what was made meanwhile when it is there.
+ */
+int npi_session_awaited(const struct npi_client *client);
+
 /* Requests of the peer are read (again), or left in the socket while one of them waits to be answered. */
 void npi_session_update_watch(struct npi_session *session);
 

@@ -100,13 +100,21 @@ int np_subscriber_close(struct np_subscriber *subscriber) {
 
 /* ---- the hot path ------------------------------------------------------------------------------------ */
 
-static int corrupt(struct np_subscriber *subscriber, struct npi_link *link) __attribute__((cold, noinline));
-static int corrupt(struct np_subscriber *subscriber, struct npi_link *link) {
+static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint64_t element)
+    __attribute__((cold, noinline));
+static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint64_t element) {
+  uint32_t handle = npi_element_handle(element), number = npi_handle_segment(handle);
+  const struct npi_peer *peer = link->peer;
   npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_LIES], 1);
   link->cut = 1;
   npi_link_report_lie(subscriber->client, link);
-  return npi_fail(NP_ERR_CORRUPT, "%s (pid %u) published an element that names no valid slot; its connection is closed",
-                  link->peer->name, link->peer->pid);
+  return npi_fail(NP_ERR_CORRUPT,
+                  "%s (pid %u) published an element that names no valid slot (segment %u, which is %s here, line %u, "
+                  "credit %u%s); its connection is closed",
+                  peer->name, peer->pid, number,
+                  number < peer->n_segments && peer->segments[number].base != NULL ? "mapped" : "not mapped",
+                  (unsigned)(npi_handle_offset(handle) / NPI_CACHE_LINE), npi_element_credit(element),
+                  link->inlet.held[npi_element_credit(element) % link->inlet.capacity] != 0 ? ", held" : "");
 }
 
 NPI_INLINE void fill(struct np_event *event, const struct npi_taken *taken, const struct npi_link *link,
@@ -171,7 +179,7 @@ static struct npi_link *next_inlet(struct np_subscriber *subscriber, uint64_t *e
 NPI_INLINE int open_event(struct np_subscriber *subscriber, struct npi_link *link, uint64_t element,
                           struct np_event *event) {
   struct npi_taken taken;
-  if (NPI_UNLIKELY(npi_inlet_open(&link->inlet, element, &taken) != 0)) return corrupt(subscriber, link);
+  if (NPI_UNLIKELY(npi_inlet_open(&link->inlet, element, &taken) != 0)) return corrupt(subscriber, link, element);
   fill(event, &taken, link, element);
   struct npi_endpoint_counters *counters = subscriber->counters;
   npi_count_add(&counters->value[NPI_SUBSCRIBER_TAKEN], 1);

@@ -38,11 +38,10 @@ struct storm_life {
 struct storm_process { /* the one that lives now */
   pid_t pid;
   _Atomic uint32_t ready;
-  _Atomic uint32_t life;              /* publisher: the current one, + 1 */
-  _Atomic uint32_t from_life;         /* subscriber: it was there before this life began */
-  _Atomic uint32_t paused;            /* publisher: nothing of it moves */
-  _Atomic uint64_t at;                /* subscriber: events taken; any: progress */
-  _Atomic uint32_t lost_broker, back; /* notices seen */
+  _Atomic uint32_t life;      /* publisher: the current one, + 1 */
+  _Atomic uint32_t from_life; /* subscriber: it was there before this life began */
+  _Atomic uint32_t paused;    /* publisher: nothing of it moves */
+  _Atomic uint64_t at;        /* subscriber: events taken; any: progress */
 };
 
 struct storm_board {

@@ -63,7 +63,10 @@ static void pause_here(struct storm_board *board, struct np_publisher *publisher
 
 static int run_publisher(struct storm_board *board, struct np_client *client, int part) {
   struct np_publisher *publisher;
-  int status = np_publisher_open(client, storm_parts[part].channel, NULL, &publisher);
+  int status;
+  while ((status = np_publisher_open(client, storm_parts[part].channel, NULL, &publisher)) == NP_ERR_NO_BROKER) {
+    usleep(1000); /* one is on its way */
+  }
   if (status != NP_OK) return failed(board, "np_publisher_open", status);
   for (;;) {
     uint32_t life = begin_life(board, part);
@@ -111,7 +114,10 @@ static int run_subscriber(struct storm_board *board, struct np_client *client, i
   struct np_event held[HOLD];
   struct message message;
   int member = storm_parts[part].role == STORM_MEMBER, n_held = 0;
-  int status = np_subscriber_open(client, storm_parts[part].channel, NULL, &subscriber);
+  int status;
+  while ((status = np_subscriber_open(client, storm_parts[part].channel, NULL, &subscriber)) == NP_ERR_NO_BROKER) {
+    usleep(1000);
+  }
   if (status != NP_OK) return failed(board, "np_subscriber_open", status);
   board->process[part].from_life = board->n_lives;
   board->process[part].ready = 1;
