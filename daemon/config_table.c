@@ -108,6 +108,9 @@ const struct npi_setting npi_settings[] = {
      .max = GIB(64),
      .help =
          "Most memory of one worker for frames whose rest has not come; then the oldest such connection is closed."},
+    {INSTANCE(ingest.orphan_timeout_ms), NPI_SETTING_DURATION, "ingest.orphan_timeout", "0ms", .min = 0,
+     .max = SECONDS(86400),
+     .help = "How long a worker goes on receiving without a broker, before it drains and ends; 0ms: for ever."},
     {INSTANCE(ingest.pin), NPI_SETTING_CHOICE, "ingest.pin", "auto", .choices = pins,
      .help = "auto: a worker runs on the processors of its node only; off: anywhere."},
 

@@ -221,6 +221,16 @@ int npi_ingest_watch(struct npi_ingest *ingest, int fd, void (*ready)(void *cont
   return 0;
 }
 
+int npi_ingest_watch_instead(struct npi_ingest *ingest, int fd) {
+  struct npi_ingest_source *source = &ingest->watches[0].source;
+
+  /* The number stays: a backend that still waits for the old file comes back to this number when that wait is over. */
+  ingest->backend->operations->stop(ingest->backend, source);
+  if (dup3(fd, source->fd, O_CLOEXEC) < 0) return npi_fail_errno(NP_ERR_SYSTEM, errno, "a copy of descriptor %d", fd);
+  ingest->backend->operations->start(ingest->backend, source);
+  return 0;
+}
+
 void npi_ingest_stop_watching(struct npi_ingest *ingest) {
   for (uint32_t i = 0; i < ingest->n_watches; i++)
     ingest->backend->operations->stop(ingest->backend, &ingest->watches[i].source);

@@ -84,6 +84,9 @@ int npi_ingest_turn(struct npi_ingest *ingest, uint64_t max_wait_ns);
 /* ready(context) is called in a turn while fd is readable. The descriptor stays the caller's. */
 int npi_ingest_watch(struct npi_ingest *ingest, int fd, void (*ready)(void *context), void *context);
 
+/* The first descriptor that is watched is replaced by another; whether it was stopped or not, this one is watched. */
+int npi_ingest_watch_instead(struct npi_ingest *ingest, int fd);
+
 /* For descriptors that ended, which are readable for ever: no callback of npi_ingest_watch comes any more. */
 void npi_ingest_stop_watching(struct npi_ingest *ingest);
 

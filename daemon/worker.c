@@ -5,7 +5,8 @@
  * first byte that is read already has a place to go.
  *
  * Signals that end a whole group (a terminal's interrupt, a service manager's TERM) are left to the broker, which ends
- * its workers in order; a worker whose broker is gone ends by itself.
+ * its workers in order. Where the broker is gone the worker goes on receiving until a successor takes it over; then it
+ * ends by itself only when the instance began anew, when `ingest.orphan_timeout` is over, or at SIGTERM.
  */
 #include "daemon/worker.h"
 
@@ -31,9 +32,10 @@
 #include "os/os_clock.h"
 #include "os/os_numa.h"
 
-enum { CONNECT_TIMEOUT_MS = 5000, LISTENERS_MAX = 4096, ORPHAN_DRAIN_MS = 1000, DRAIN_LAST_MS = 500 };
+enum { CONNECT_TIMEOUT_MS = 5000, RETRY_US = 20000, LISTENERS_MAX = 4096, ORPHAN_DRAIN_MS = 1000, DRAIN_LAST_MS = 500 };
 
 #define TURN_NS_MAX UINT64_C(1000000000)
+#define AWAY_NS     UINT64_C(50000000)  /* a turn while there is no broker */
 #define CARE_NS     UINT64_C(100000000) /* between looks at memory that can go back */
 #define NS_PER_MS   UINT64_C(1000000)
 
@@ -43,8 +45,17 @@ struct worker {
   struct npi_ingest_publishers publishers;
   struct npi_ingest *ingest;
   uint32_t is_draining;
-  uint32_t is_orphan; /* the broker is gone */
+  uint32_t is_orphan; /* the broker is gone, and this worker goes as well */
+  uint32_t socket;    /* number of the client's socket that is watched */
+  uint64_t away_ns;   /* since when there is no broker; 0: there is one */
 };
+
+static volatile sig_atomic_t is_asked_to_end;
+
+static void on_term(int signal) {
+  (void)signal;
+  is_asked_to_end = 1;
+}
 
 static int read_setup(int fd, struct npi_worker_setup **result_setup) {
   struct npi_worker_setup *setup;
@@ -121,32 +132,77 @@ static int open_publishers(struct worker *worker) {
   const struct npi_worker_setup *setup = worker->setup;
   int result = npi_ingest_publishers_init(&worker->publishers, setup->n_listeners);
 
-  for (uint32_t i = 0; i < setup->n_listeners && result == 0; i++)
-    result = npi_ingest_publishers_add(&worker->publishers, worker->client, setup->listener[i].config.channel,
-                                       setup->listener[i].registry_index);
+  for (uint32_t i = 0; i < setup->n_listeners && result == 0; i++) {
+    uint64_t until = npi_clock_monotonic() + CONNECT_TIMEOUT_MS * NS_PER_MS;
+    do {
+      if (result != 0) usleep(RETRY_US); /* the broker died over it: its successor is asked */
+      result = npi_ingest_publishers_add(&worker->publishers, worker->client, setup->listener[i].config.channel,
+                                         setup->listener[i].registry_index);
+    } while (result == NP_ERR_NO_BROKER && npi_clock_monotonic() < until);
+  }
   return result;
 }
 
-static void on_control(void *context) {
-  struct worker *worker = context;
+static int tell_ready(struct worker *worker) {
+  return npi_client_worker_ready(worker->client, npi_ingest_backend_number(worker->ingest),
+                                 npi_ingest_features(worker->ingest));
+}
+
+static void lose_broker(struct worker *worker, uint64_t now) {
+  const struct npi_worker_setup *setup = worker->setup;
+
+  if (worker->away_ns == 0) {
+    worker->away_ns = now;
+    npi_ingest_stop_watching(worker->ingest);
+    npi_log(NPI_LOG_WARNING, "worker.broker_lost", "worker=%u connections=%u reason=\"goes on receiving\"",
+            setup->worker, npi_ingest_connections(worker->ingest));
+  }
+  if (is_asked_to_end ||
+      (setup->orphan_timeout_ms > 0 && now - worker->away_ns >= setup->orphan_timeout_ms * NS_PER_MS))
+    worker->is_orphan = 1;
+}
+
+static void follow_broker(struct worker *worker) {
   int result = npi_client_poll(worker->client);
 
   if (result == NPI_CLIENT_DRAIN) worker->is_draining = 1;
-  if (result >= 0 && result != NPI_CLIENT_AWAY) return;
-  worker->is_orphan = 1;
-  npi_ingest_stop_watching(worker->ingest);
+  if (result < 0) {
+    npi_log(NPI_LOG_WARNING, "worker.orphaned", "worker=%u reason=\"%s\"", worker->setup->worker, npi_detail());
+    npi_ingest_stop_watching(worker->ingest);
+    worker->is_orphan = 1;
+    return;
+  }
+  if (result == NPI_CLIENT_AWAY) {
+    lose_broker(worker, npi_clock_monotonic());
+    return;
+  }
+  if (npi_client_socket_number(worker->client) != worker->socket) {
+    worker->socket = npi_client_socket_number(worker->client);
+    if (npi_ingest_watch_instead(worker->ingest, npi_client_control_fd(worker->client)) < 0)
+      npi_log(NPI_LOG_ERROR, "worker.not_watching", "reason=\"%s\"", npi_detail());
+  }
+  if (result != 0 || worker->away_ns == 0) return;
+  npi_log(NPI_LOG_INFO, "worker.broker_back", "worker=%u ms=%" PRIu64, worker->setup->worker,
+          (npi_clock_monotonic() - worker->away_ns) / NS_PER_MS);
+  worker->away_ns = 0;
+  tell_ready(worker);
+}
+
+static void on_control(void *context) {
+  follow_broker(context);
 }
 
 static int watch_broker(struct worker *worker) {
   uint32_t n_pausing = 0;
   int result = npi_ingest_watch(worker->ingest, npi_client_control_fd(worker->client), on_control, worker);
+  worker->socket = npi_client_socket_number(worker->client);
   int credit_fd;
 
   if (result < 0) return result;
   for (uint32_t i = 0; i < worker->setup->n_listeners; i++)
     n_pausing += worker->setup->listener[i].config.on_full != NPI_CONFIG_LISTENER_DROP_NEWEST;
   if (n_pausing == 0) return 0; /* nobody waits for credits: then refusals need not arm a descriptor */
-  credit_fd = np_publisher_fd(worker->publishers.outlets[0].publisher);
+  credit_fd = npi_client_credits_fd(worker->client);
   return credit_fd < 0 ? credit_fd : npi_ingest_watch_credit(worker->ingest, credit_fd);
 }
 
@@ -190,8 +246,9 @@ static int run(struct worker *worker) {
   while (result == 0 && !worker->is_draining && !worker->is_orphan) {
     uint64_t now;
 
-    result = npi_ingest_turn(worker->ingest, TURN_NS_MAX);
+    result = npi_ingest_turn(worker->ingest, worker->away_ns > 0 ? AWAY_NS : TURN_NS_MAX);
     now = npi_clock_monotonic();
+    if (worker->away_ns > 0) follow_broker(worker);
     if (now < care_ns) continue;
     care_ns = now + CARE_NS;
     npi_client_tick(worker->client);
@@ -235,9 +292,8 @@ static int serve(struct worker *worker) {
 
   if (result == 0) result = open_publishers(worker);
   if (result == 0) result = start_ingest(worker);
-  if (result == 0)
-    result = npi_client_worker_ready(worker->client, npi_ingest_backend_number(worker->ingest),
-                                     npi_ingest_features(worker->ingest));
+  if (result == 0) result = tell_ready(worker);
+  if (result == NP_ERR_NO_BROKER) result = 0; /* said again when there is one */
   if (result < 0) return result;
   npi_log(NPI_LOG_INFO, "worker.ready", "worker=%u node=%d pid=%d listeners=%u", worker->setup->worker,
           np_client_node(worker->client), (int)getpid(), worker->setup->n_listeners);
@@ -252,7 +308,7 @@ int npi_worker_main(int setup_fd) {
 
   prctl(PR_SET_NAME, "numapool-ingest");
   signal(SIGINT, SIG_IGN);
-  signal(SIGTERM, SIG_IGN);
+  sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_term, .sa_flags = SA_RESTART}, NULL);
   signal(SIGHUP, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);
   npi_log_set_sink(npi_log_sink_fd, &log_fd, NPI_LOG_INFO);

@@ -36,6 +36,7 @@ struct npi_worker_setup {
   uint64_t staging_bytes;
   uint64_t unfinished_bytes;
   uint64_t drain_timeout_ms;
+  uint64_t orphan_timeout_ms; /* without a broker; 0: none */
   uint32_t n_listeners;
   uint32_t reserved;
   struct npi_worker_listener listener[];

@@ -222,6 +222,7 @@ static int write_setup(const struct npi_worker *worker, int *fd) {
   setup->unfinished_bytes = config->ingest.unfinished_bytes;
   setup->log_level = (uint32_t)config->log_level;
   setup->drain_timeout_ms = config->drain_timeout_ms;
+  setup->orphan_timeout_ms = config->ingest.orphan_timeout_ms;
   for (uint32_t i = 0; i < broker->workers.n_listeners; i++) {
     const struct npi_listener *listener = &broker->workers.listeners[i];
     if (listener->sockets[worker->number].fd < 0) continue;

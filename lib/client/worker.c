@@ -10,6 +10,10 @@ int npi_client_control_fd(const struct np_client *client) {
   return client->socket;
 }
 
+uint32_t npi_client_socket_number(const struct np_client *client) {
+  return client->socket_number;
+}
+
 int npi_client_poll(struct np_client *client) {
   npi_client_look(client); /* also where nothing is announced: this is how the broker's end is noticed */
   if (client->draining) return NPI_CLIENT_DRAIN;
@@ -42,7 +46,7 @@ struct npi_listener_counters *npi_client_listener_counters(struct np_client *cli
 }
 
 void npi_client_tick(struct np_client *client) {
-  if (npi_client_has_news(client)) npi_client_news(client);
+  if (npi_client_has_news(client) || client->attach != NPI_ATTACHED) npi_client_look(client);
   npi_client_reap(client);
   for (struct np_publisher *p = client->publishers; p != NULL; p = p->next) {
     if (!npi_flow_has_waiting(&p->flow)) continue;

@@ -18,6 +18,9 @@ int npi_client_connect(struct np_client **client, const struct np_options *optio
  */
 int npi_client_control_fd(const struct np_client *client);
 
+/* Another number: control_fd is another one. */
+uint32_t npi_client_socket_number(const struct np_client *client);
+
 /*
  * Processes what the broker sent. 0; NPI_CLIENT_DRAIN: it asked for the end; NPI_CLIENT_AWAY: it is gone, and this call
  * looks now and then whether it is there again; NPI_CLIENT_COMING: there is a new control_fd, the answer to come;

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -114,9 +115,44 @@ int npi_test_broker_shm_count(const struct npi_test_broker *broker) {
   return n;
 }
 
+/* Does the process hold an object of the instance, and is it numapoold? */
+static int is_leftover(const char *pid, const char *prefix) {
+  char path[300], link[600], target[300];
+  int found = 0;
+  snprintf(path, sizeof path, "/proc/%s/exe", pid);
+  ssize_t n = readlink(path, target, sizeof target - 1);
+  if (n < 10 || strncmp(target + n - 10, "/numapoold", 10) != 0) return 0;
+  snprintf(path, sizeof path, "/proc/%s/fd", pid);
+  DIR *folder = opendir(path);
+  const struct dirent *entry;
+  while (folder != NULL && !found && (entry = readdir(folder)) != NULL) {
+    snprintf(link, sizeof link, "%s/%s", path, entry->d_name);
+    n = readlink(link, target, sizeof target - 1);
+    target[n < 0 ? 0 : n] = '\0';
+    found = strstr(target, prefix) != NULL;
+  }
+  if (folder != NULL) closedir(folder);
+  return found;
+}
+
+/* Workers go on without their broker, for as long as it takes. */
+static void end_leftovers(const struct npi_test_broker *broker) {
+  char prefix[64];
+  snprintf(prefix, sizeof prefix, "numapool.%s.", broker->instance);
+  DIR *folder = opendir("/proc");
+  const struct dirent *entry;
+  while (folder != NULL && (entry = readdir(folder)) != NULL) {
+    if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9' && is_leftover(entry->d_name, prefix)) {
+      kill((pid_t)atoi(entry->d_name), SIGKILL);
+    }
+  }
+  if (folder != NULL) closedir(folder);
+}
+
 void npi_test_broker_clean(struct npi_test_broker *broker) {
   char command[128];
   if (broker->folder[0] == '\0') return;
+  end_leftovers(broker);
   snprintf(command, sizeof command, "rm -rf '%s'", broker->folder);
   int status = system(command);
   cr_assert(status == 0);
