@@ -13,8 +13,10 @@
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
+#include "daemon/departed.h"
 #include "daemon/reaper.h"
 #include "daemon/requests.h"
+#include "os/os_clock.h"
 #include "os/os_process.h"
 #include "os/os_socket.h"
 #include "os/os_wait.h"
@@ -27,6 +29,9 @@ enum {
 };
 #define HELLO_PATIENCE_NS UINT64_C(10000000000)
 #define UNREACHABLE_NS    UINT64_C(1000000000)
+#define LOOK_NS           UINT64_C(10000000) /* first look at a client without socket, doubled each time */
+#define LOOK_ADOPTED_NS   UINT64_C(100000000)
+#define LOOK_NS_MAX       UINT64_C(60000000000)
 #define ADOPTED_NS        UINT64_C(10000000000)
 #define RETRY_NS          UINT64_C(20000000)
 
@@ -197,6 +202,13 @@ static void over(struct npi_session *session, enum npi_gone_reason reason) {
   if (client != NULL) npi_reap(broker, client, reason);
 }
 
+/* It may come back, or have left without a word. */
+static void await_return(struct npi_session *session, uint64_t look_ns) {
+  session->lost_ns = npi_clock_monotonic();
+  session->look_ns = look_ns;
+  npi_timer_begin(&session->broker->loop, &session->timer, look_ns);
+}
+
 static void lose_socket(struct npi_session *session) {
   struct npi_broker *broker = session->broker;
   int dead = npi_process_is_dead(session->pidfd) == 1;
@@ -212,18 +224,43 @@ static void lose_socket(struct npi_session *session) {
   close(session->fd);
   session->fd = -1;
   session->state = NPI_SESSION_UNREACHABLE;
-  npi_timer_begin(&broker->loop, &session->timer, UNREACHABLE_NS);
+  await_return(session, LOOK_NS);
   npi_leases_progress(broker); /* nobody waits for a socket that is gone */
+}
+
+static void report_unreachable(struct npi_session *session) {
+  session->reported = 1;
+  npi_log(NPI_LOG_WARNING, "client.unreachable",
+          "client=%u name=%s pid=%d reason=\"%s; it keeps its memory until it ends\"", session->client->index,
+          session->client->name, (int)session->pid,
+          session->adopted ? "it was a client of the broker before this one, and has not come back"
+                           : "it closed its control socket without a goodbye and still runs");
+}
+
+static void look_for_departed(struct npi_session *session) {
+  struct npi_broker *broker = session->broker;
+  uint64_t away_ns = npi_clock_monotonic() - session->lost_ns;
+  int patience_over = away_ns >= (session->adopted ? ADOPTED_NS : UNREACHABLE_NS);
+  enum npi_departed departed = npi_client_departed(session->client);
+  if (departed == NPI_DEPARTED_UNBORN && !patience_over) departed = NPI_DEPARTED_NOT;
+  if (departed == NPI_DEPARTED_NOT) {
+    if (patience_over && !session->reported) report_unreachable(session);
+    session->look_ns = session->look_ns < LOOK_NS_MAX / 2 ? session->look_ns * 2 : LOOK_NS_MAX;
+    npi_timer_begin(&broker->loop, &session->timer, session->look_ns);
+    return;
+  }
+  npi_log(NPI_LOG_INFO, "client.departed", "client=%u name=%s pid=%d reason=\"%s\"", session->client->index,
+          session->client->name, (int)session->pid,
+          departed == NPI_DEPARTED_FAREWELL ? "it ended while it could not say goodbye"
+                                            : "its process runs another program, or has let go of it");
+  over(session, departed == NPI_DEPARTED_FAREWELL ? NPI_GONE_GOODBYE : NPI_GONE_DIED);
+  npi_leases_progress(broker);
 }
 
 static void on_timer(struct npi_timer *timer) {
   struct npi_session *session = timer->owner;
   if (session->state == NPI_SESSION_UNREACHABLE) {
-    npi_log(NPI_LOG_WARNING, "client.unreachable",
-            "client=%u name=%s pid=%d reason=\"%s; it keeps its memory until it ends\"", session->client->index,
-            session->client->name, (int)session->pid,
-            session->adopted ? "it was a client of the broker before this one, and has not come back"
-                             : "it closed its control socket without a goodbye and still runs");
+    look_for_departed(session);
     return;
   }
   npi_log(NPI_LOG_WARNING, "session.silent", "pid=%d reason=\"no hello within 10 s\"", (int)session->pid);
@@ -353,7 +390,7 @@ int npi_session_adopt(struct npi_broker *broker, struct npi_client *client, int 
   client->session = session;
   int status = npi_watch_begin(&broker->loop, &session->pid_watch, pidfd, EPOLLIN);
   if (status != 0) return status;
-  npi_timer_begin(&broker->loop, &session->timer, ADOPTED_NS);
+  await_return(session, LOOK_ADOPTED_NS);
   return 0;
 }
 

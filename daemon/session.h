@@ -36,8 +36,10 @@ struct npi_session {
   uid_t uid;
   gid_t gid;
   struct npi_watch socket_watch, pid_watch;
-  struct npi_timer timer; /* HELLO: patience; UNREACHABLE: when to report it */
-  struct npi_timer retry; /* too many descriptors were in flight */
+  struct npi_timer timer;    /* HELLO: patience; UNREACHABLE: the next look whether the client has left */
+  uint64_t lost_ns, look_ns; /* UNREACHABLE: since when; until the next look */
+  int reported;              /* UNREACHABLE: in the log */
+  struct npi_timer retry;    /* too many descriptors were in flight */
   struct npi_client *client;
   struct npi_queued_frame *queue; /* head; utlist */
   uint32_t n_queued;

@@ -42,6 +42,13 @@ int npi_process_name(pid_t pid, char *name, size_t bytes);
 /* Text of 36 characters that differs at each boot; bytes >= 37. */
 int npi_process_boot_id(char *text, size_t bytes);
 
+/*
+ * Does the process have the file of this descriptor mapped? 1; 0: certainly not, now or ever again, unless it is given
+ * the descriptor anew; NP_ERR_DENIED: not for us to know; NP_ERR_NOT_FOUND: it has no memory (any more);
+ * NP_ERR_LIMIT: its list of mappings is too long to read.
+ */
+int npi_process_maps_file(pid_t pid, int file);
+
 /* The kernel's letter: R S D T t Z X I. NP_ERR_NOT_FOUND: no such process. */
 int npi_process_state(pid_t pid, char *state);
 
