@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -598,10 +599,15 @@ Test(broker_control, a_client_that_only_loses_its_socket_keeps_what_it_has) {
   uint32_t index = client.index;
   cr_assert(raw_open_publisher(&client, "c", &frame, NULL) == 0);
   cr_assert(raw_open_subscriber(&peer, "c", 0, &frame, NULL) == 0);
-  raw_close(&client); /* this process, which is its process, lives on */
+  void *page = mmap(NULL, client.page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, client.fds[1], 0);
+  cr_assert(page != MAP_FAILED);
+  ((struct npi_page_shm *)page)->magic = NPI_MAGIC_PAGE;
+  raw_close(&client); /* this process, which is its process, lives on, and has its memory */
   cr_assert(npi_test_broker_log_will_contain(&broker, "client.unreachable"));
   cr_assert(npi_load_acquire_u32(&client_record(registry, index)->state) == NPI_RECORD_ACTIVE);
   cr_assert(broker_counter(registry, NPI_BROKER_DEATHS) == 0);
+  munmap(page, client.page_bytes); /* with that it has nothing left to keep */
+  cr_assert(npi_test_broker_log_will_contain(&broker, "client.departed client=0"));
   raw_goodbye(&peer);
   npi_test_broker_stop(&broker);
 }
