@@ -349,10 +349,10 @@ Test(broker_restart, where_nobody_lives_it_begins_anew) {
 Test(broker_restart, a_configuration_that_does_not_fit_is_refused_and_nothing_is_lost) {
   /* Proves: with other sizes or another kind of a channel the new broker says what and what to do; the instance goes on
    * living, and the old configuration adopts it; --takeover refuses before the running broker ends. */
-  static const char *const others[] = {"memory: { per_node: 128MiB, ready: 4MiB }\n",
-                                       "memory: { per_node: 64MiB, ready: 4MiB }\nlimits: { clients: 17 }\n",
-                                       "memory: { per_node: 64MiB, ready: 4MiB }\n"
-                                       "channels:\n  - { name: news, kind: group }\n"};
+  static const char *const others[] = {
+      "memory: { per_node: 128MiB, ready: 4MiB }\n",
+      "memory: { per_node: 64MiB, ready: 4MiB }\nlimits: { clients: 17 }\n",
+      "memory: { per_node: 64MiB, ready: 4MiB }\nchannels: [ { name: news, kind: group } ]\n"};
   struct instance instance;
   struct crowd crowd;
   char good[4096];
