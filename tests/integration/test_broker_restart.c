@@ -11,11 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "tests/support/child.h"
+#include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
@@ -322,6 +324,75 @@ TEST_WITH_BOTH_BACKENDS(takeover_replaces_a_running_broker) {
   }
   say("broker_restart: best takeover %.1f ms\n", best);
   end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+/* ---- ingest ---- */
+
+#define LINES                                                                                      \
+  "memory: { per_node: 64MiB, ready: 4MiB }\n"                                                     \
+  "channels:\n  - { name: lines, kind: broadcast, credits: 256, on_full: block }\n"                \
+  "listeners:\n"                                                                                   \
+  "  - { name: frames, proto: tcp, address: \"127.0.0.1:0\", framing: newline, channel: lines }\n" \
+  "  - { name: grams, proto: udp, address: \"127.0.0.1:0\", channel: lines }\n"
+
+static void expect_text(struct np_subscriber *subscriber, const char *text) {
+  struct np_event event;
+  OK(np_wait(subscriber, 20000));
+  OK(np_take(subscriber, &event));
+  cr_assert_eq(event.size, strlen(text));
+  cr_assert_eq(memcmp(event.data, text, event.size), 0);
+  OK(np_release(subscriber, &event));
+}
+
+static void feed_line(int fd, const char *text) {
+  char line[64];
+  int n = snprintf(line, sizeof line, "%s\n", text);
+  cr_assert_eq(feed_write(fd, line, (size_t)n), 0);
+}
+
+Test(broker_restart, ingest_connections_stay_open_and_a_dead_worker_is_started_again) {
+  /* Proves: a TCP connection goes on being received without a broker and with the next one; a worker that is no child
+   * of the broker is started again when it dies, on the same port; also when it died while there was no broker. */
+  struct instance instance;
+  struct np_subscriber *subscriber;
+  instance_start(&instance, LINES, NULL);
+  struct np_client *client = connect_here();
+  OK(np_subscriber_open(client, "lines", NULL, &subscriber));
+  uint16_t port = instance_port(&instance, "frames");
+  int fd = feed_connect("127.0.0.1", port, SOCK_STREAM);
+  feed_line(fd, "with a broker");
+  expect_text(subscriber, "with a broker");
+  pid_t worker = instance_worker(&instance);
+  for (int round = 0; round < 3; round++) {
+    if (round < 2) {
+      instance_kill(&instance);
+      feed_line(fd, "without a broker");
+      expect_text(subscriber, "without a broker");
+    }
+    double ms = instance_start_again(&instance, round < 2 ? NULL : "--takeover");
+    say("broker_restart: ready with a worker after %.1f ms\n", ms);
+    feed_line(fd, "with another broker");
+    expect_text(subscriber, "with another broker");
+    cr_assert_eq(instance_worker(&instance), worker);
+  }
+  for (int round = 0; round < 2; round++) {
+    if (round == 1) instance_kill(&instance);
+    kill(worker, SIGKILL);
+    cr_assert(feed_peer_closed(fd, 20));
+    close(fd);
+    if (round == 1) instance_start_again(&instance, NULL);
+    EVENTUALLY(30, instance_worker(&instance) != 0 && instance_worker(&instance) != worker);
+    EVENTUALLY(30, npi_load_acquire_u32(&instance_listener(&instance, "frames")->state) == NPI_LISTENER_LISTENING);
+    cr_assert_eq(npi_load_relaxed_u32(&instance_listener(&instance, "frames")->restarts), (uint32_t)round + 1);
+    cr_assert_eq(instance_port(&instance, "frames"), port);
+    worker = instance_worker(&instance);
+    fd = feed_connect("127.0.0.1", port, SOCK_STREAM);
+    feed_line(fd, "with another worker");
+    expect_text(subscriber, "with another worker");
+  }
+  close(fd);
+  np_disconnect(client);
   instance_stop(&instance);
 }
 
