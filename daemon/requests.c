@@ -306,6 +306,33 @@ static enum npi_request_result introduction(struct npi_session *session, const s
   }
 }
 
+/*
+ * Whatever is published after a subscriber was opened is seen by it. A publisher that has not come back to this broker
+ * yet goes on publishing without knowing of the newcomer: so it is waited for.
+ */
+static struct npi_client *publisher_away(const struct npi_client *client, const struct npi_control_frame *frame) {
+  const struct npi_channel *channel = NULL;
+  const struct npi_publisher *publisher;
+  const char *name = text_of(frame->body.open_subscriber.channel, sizeof frame->body.open_subscriber.channel);
+  if (frame->head.type != NPI_CONTROL_OPEN_SUBSCRIBER || name == NULL) return NULL;
+  HASH_FIND_STR(client->broker->channels, name, channel);
+  if (channel == NULL) return NULL;
+  DL_FOREACH(channel->publishers, publisher) {
+    if (!publisher->closing && npi_session_awaited(publisher->client) && !npi_session_reachable(publisher->client)) {
+      return publisher->client;
+    }
+  }
+  return NULL;
+}
+
+int npi_request_must_wait(const struct npi_client *client, const struct npi_control_frame *frame) {
+  return publisher_away(client, frame) != NULL;
+}
+
+void npi_request_wait_no_more(const struct npi_client *client, const struct npi_control_frame *frame) {
+  for (struct npi_client *away; (away = publisher_away(client, frame)) != NULL;) away->session->not_awaited = 1;
+}
+
 enum npi_request_result npi_request_handle(struct npi_session *session, const struct npi_control_frame *frame) {
   unsigned type = frame->head.type;
   if (type == NPI_CONTROL_HELLO || type == NPI_CONTROL_ATTACH || type == NPI_CONTROL_TAKEOVER) {
@@ -326,6 +353,10 @@ enum npi_request_result npi_request_handle(struct npi_session *session, const st
     npi_fail(NP_ERR_PROTOCOL, "%s, %s the client is back", npi_request_text(type),
              session->state == NPI_SESSION_READY ? "after" : "before");
     return NPI_REQUEST_BROKEN;
+  }
+  if (npi_request_must_wait(session->client, frame)) {
+    npi_session_postpone(session, frame);
+    return NPI_REQUEST_DONE;
   }
   int status = requests[type].handle(session->client, frame);
   if (status != 0 && requests[type].answered) npi_session_refuse(session, frame, status);

@@ -24,4 +24,9 @@ const char *npi_request_text(unsigned type);
 /* Answers a hello that cannot be granted with the detail text and ends the session. */
 void npi_request_refuse_hello(struct npi_session *session, const struct npi_control_frame *frame, int status);
 
+/* Somebody that the request concerns is away and expected back; 0: it can be handled now. */
+int npi_request_must_wait(const struct npi_client *client, const struct npi_control_frame *frame);
+/* Whoever is still away has been waited for long enough. */
+void npi_request_wait_no_more(const struct npi_client *client, const struct npi_control_frame *frame);
+
 #endif

@@ -34,6 +34,8 @@ enum {
 #define LOOK_NS_MAX       UINT64_C(60000000000)
 #define ADOPTED_NS        UINT64_C(10000000000)
 #define RETRY_NS          UINT64_C(20000000)
+#define POSTPONED_LOOK_NS UINT64_C(2000000)
+#define POSTPONED_NS      UINT64_C(1000000000)
 
 struct npi_queued_frame {
   struct npi_control_frame frame;
@@ -170,10 +172,50 @@ int npi_session_check_room(const struct npi_client *client, uint32_t frames) {
 void npi_session_update_watch(struct npi_session *session) {
   int waits = session->client != NULL && session->client->grant != NULL;
   /* Events do not count: for some the client's acknowledgement is awaited, and neither side must wait for the other. */
-  int reads = session->state <= NPI_SESSION_READY && !waits && session->n_answers <= ANSWERS_MAX;
+  int reads =
+      session->state <= NPI_SESSION_READY && !waits && session->postponed == NULL && session->n_answers <= ANSWERS_MAX;
   int writes = session->queue != NULL && session->retry.due_ns == 0;
   npi_watch_change(&session->broker->loop, &session->socket_watch,
                    (reads ? (uint32_t)EPOLLIN : 0) | (writes ? (uint32_t)EPOLLOUT : 0));
+}
+
+/* ---- requests that wait ---- */
+
+static void drop_postponed(struct npi_session *session) {
+  npi_timer_end(&session->broker->loop, &session->postponed_look);
+  free(session->postponed);
+  session->postponed = NULL;
+}
+
+void npi_session_postpone(struct npi_session *session, const struct npi_control_frame *frame) {
+  session->postponed = malloc(sizeof *session->postponed);
+  if (session->postponed == NULL) {
+    npi_session_refuse(session, frame, npi_fail(NP_ERR_NO_MEMORY, "no memory for a request that waits"));
+    return;
+  }
+  *session->postponed = *frame;
+  session->postponed_until = npi_clock_monotonic() + POSTPONED_NS;
+  npi_timer_begin(&session->broker->loop, &session->postponed_look, POSTPONED_LOOK_NS);
+  npi_session_update_watch(session);
+}
+
+static void on_postponed_look(struct npi_timer *timer) {
+  struct npi_session *session = timer->owner;
+  if (session->client == NULL || session->state != NPI_SESSION_READY) {
+    drop_postponed(session);
+    return;
+  }
+  if (npi_request_must_wait(session->client, session->postponed)) {
+    if (npi_clock_monotonic() < session->postponed_until) {
+      npi_timer_begin(&session->broker->loop, timer, POSTPONED_LOOK_NS);
+      return;
+    }
+    npi_request_wait_no_more(session->client, session->postponed);
+  }
+  struct npi_control_frame frame = *session->postponed;
+  drop_postponed(session);
+  npi_session_update_watch(session);
+  npi_request_handle(session, &frame);
 }
 
 /* ---- ends ---- */
@@ -184,6 +226,7 @@ void npi_session_end(struct npi_session *session) {
   npi_watch_end(&broker->loop, &session->pid_watch);
   npi_timer_end(&broker->loop, &session->timer);
   npi_timer_end(&broker->loop, &session->retry);
+  drop_postponed(session);
   drop_queue(session);
   if (session->fd >= 0) close(session->fd);
   if (session->pidfd >= 0) close(session->pidfd);
@@ -340,6 +383,7 @@ static void on_socket(struct npi_watch *watch, uint32_t events) {
   int at_end = (events & (EPOLLHUP | EPOLLERR)) != 0;
   /* Its last words may still be unread, a goodbye among them: they count whatever waits to be answered. */
   if (at_end && session->client != NULL) npi_leases_cancel(session->client);
+  if (at_end) drop_postponed(session);
   if (session->state > NPI_SESSION_READY) {
     if (at_end) lose_socket(session);
   } else if (at_end || ((watch->events & EPOLLIN) != 0 && (events & EPOLLIN) != 0)) {
@@ -371,6 +415,7 @@ static struct npi_session *new_session(struct npi_broker *broker, enum npi_sessi
   npi_watch_init(&session->pid_watch, on_death, session);
   npi_timer_init(&session->timer, on_timer, session);
   npi_timer_init(&session->retry, on_retry, session);
+  npi_timer_init(&session->postponed_look, on_postponed_look, session);
   DL_APPEND(broker->sessions, session);
   broker->n_sessions++;
   return session;

@@ -36,10 +36,13 @@ struct npi_session {
   uid_t uid;
   gid_t gid;
   struct npi_watch socket_watch, pid_watch;
-  struct npi_timer timer;    /* HELLO: patience; UNREACHABLE: the next look whether the client has left */
-  uint64_t lost_ns, look_ns; /* UNREACHABLE: since when; until the next look */
-  int reported;              /* UNREACHABLE: in the log */
-  struct npi_timer retry;    /* too many descriptors were in flight */
+  struct npi_timer timer;              /* HELLO: patience; UNREACHABLE: the next look whether the client has left */
+  uint64_t lost_ns, look_ns;           /* UNREACHABLE: since when; until the next look */
+  int reported;                        /* UNREACHABLE: in the log */
+  struct npi_timer retry;              /* too many descriptors were in flight */
+  struct npi_control_frame *postponed; /* a request whose time has not come; the next ones wait in the socket */
+  struct npi_timer postponed_look;
+  uint64_t postponed_until;
   struct npi_client *client;
   struct npi_queued_frame *queue; /* head; utlist */
   uint32_t n_queued;
@@ -89,6 +92,9 @@ int npi_session_reachable(const struct npi_client *client);
  * what others publish until then. It is told of what was made meanwhile when it is there.
  */
 int npi_session_awaited(const struct npi_client *client);
+
+/* Handles the request when nobody that it concerns is away any more, at most a second later. */
+void npi_session_postpone(struct npi_session *session, const struct npi_control_frame *frame);
 
 /* Requests of the peer are read (again), or left in the socket while one of them waits to be answered. */
 void npi_session_update_watch(struct npi_session *session);
