@@ -287,7 +287,7 @@ TEST_WITH_BOTH_BACKENDS(a_broker_may_die_while_it_adopts) {
     pid_t pid = kills % 3 == 0 ? spawn(visitor_body, NULL) : 0;
     if (kills == 0) instance_kill(&instance);
     instance_launch(&instance, NULL);
-    usleep((useconds_t)(random() % 40000));
+    usleep((useconds_t)(random() % (20000 + 4000 * kills))); /* longer, where the machine is slow */
     if (pid != 0) {
       kill(pid, SIGKILL);
       reap(pid, 20);
