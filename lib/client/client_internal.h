@@ -147,6 +147,8 @@ struct np_client {
   struct npi_control_frame *deferred; /* CONNECT events that came before the reply which names their endpoint */
   uint32_t n_deferred;
   uint32_t opening;
+  int unmapped; /* a status, with its words: memory of a peer could not be mapped since the last open began */
+  char unmapped_words[160];
   struct np_publisher *publishers;
   struct np_subscriber *subscribers;
   /* for coming back */

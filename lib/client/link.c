@@ -280,6 +280,7 @@ static void undefer(struct np_client *client, uint32_t connection, uint32_t vers
 int npi_link_open_endpoint(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,
                            int64_t timeout_ms) {
   client->opening = 1;
+  client->unmapped = 0;
   int status = npi_client_request(client, frame, reply, timeout_ms);
   client->opening = 0;
   return status;
@@ -327,7 +328,8 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
   }
   if (status != 0) {
     if (link != NULL) npi_link_free(client, link);
-    refuse(client, frame);
+    /* Where its memory could not be mapped nobody lied, and the endpoint that is being opened will be closed. */
+    if (peer != NULL || client->unmapped == 0) refuse(client, frame);
   }
   npi_links_share_bytes(client);
 }

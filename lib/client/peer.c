@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Peers: what other clients' memory this process has mapped, read-only, and for how long. */
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/status.h"
 #include "client/client_internal.h"
 #include "os/os_memory.h"
 
@@ -49,6 +52,13 @@ void npi_peers_forget_gone(struct np_client *client) {
   }
 }
 
+/* Memory of a peer cannot be mapped: who is opening an endpoint is told, since it would never hear of that peer. */
+static void note_unmapped(struct np_client *client, const char *what) {
+  if (!client->opening) return; /* the log has it, and the broker ends the connection */
+  client->unmapped = NP_ERR_NO_MEMORY;
+  snprintf(client->unmapped_words, sizeof client->unmapped_words, "%s: %s", what, npi_detail());
+}
+
 void npi_peer_add(struct np_client *client, const struct npi_control_frame *frame, int *fds, int n_fds) {
   struct npi_peer *peer = npi_peer_find(client, frame->body.peer.client);
   void *page = NULL;
@@ -57,7 +67,10 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
   if (peer != NULL) peer->gone = 1; /* an older life of that index, kept until its last connection ends */
   if (peer != NULL && peer->n_connections == 0) npi_peer_free(client, peer);
   peer = n_fds == 3 ? calloc(1, sizeof *peer) : NULL;
-  if (peer == NULL) return;
+  if (peer == NULL) {
+    note_unmapped(client, "no memory for a peer");
+    return;
+  }
   peer->events_fd = peer->credits_fd = -1;
   peer->client = frame->body.peer.client;
   peer->version = frame->body.peer.client_version;
@@ -76,6 +89,7 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
       npi_memory_map(fds[0], 0, peer->page_bytes, 0, &page) < 0) {
     npi_log(NPI_LOG_ERROR, "peer.refused", "client=%u pid=%u page_bytes=%llu", peer->client, peer->pid,
             (unsigned long long)peer->page_bytes);
+    note_unmapped(client, "the page of a peer cannot be mapped");
     npi_peer_free(client, peer);
     return;
   }
@@ -99,7 +113,12 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   uint64_t have = 0;
   struct stat file;
   void *base = NULL;
-  if (peer == NULL || number >= peer->n_segments || fstat(fd, &file) != 0) return;
+  if (peer == NULL || number >= peer->n_segments) return;
+  if (fstat(fd, &file) != 0) {
+    npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot look at segment %u", number);
+    note_unmapped(client, "a segment of a peer cannot be mapped");
+    return;
+  }
   if (peer->segments[number].base != NULL) {
     if (peer->segment_files[number] == file.st_ino && peer->segments[number].bytes == bytes) return; /* told again */
     forget_segment(client, peer, number); /* the word that it is gone was lost with a broker */
@@ -107,6 +126,7 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   if (npi_memory_size(fd, &have) < 0 || have < bytes || npi_memory_map(fd, 0, bytes, 0, &base) < 0) {
     npi_log(NPI_LOG_ERROR, "segment.refused", "client=%u number=%u bytes=%llu have=%llu", peer->client, number,
             (unsigned long long)bytes, (unsigned long long)have);
+    note_unmapped(client, "a segment of a peer cannot be mapped");
     return;
   }
   npi_memory_populate(base, bytes, 0); /* or each page's first event costs a fault; failing is not fatal */

@@ -79,6 +79,12 @@ static int open_endpoint(struct np_client *client, const char *channel, uint32_t
   publisher->next = client->publishers;
   client->publishers = publisher;
   npi_link_adopt_deferred(client);
+  if (client->unmapped != 0) {
+    *out = np_publisher_close(publisher);
+    status = client->unmapped;
+    client->unmapped = 0;
+    return npi_fail(status, "cannot publish on channel \"%s\": %s", channel, client->unmapped_words);
+  }
   *out = publisher;
   const char *dead_letter = reply.body.open_publisher_reply.dead_letter;
   if (flags != 0 || publisher->flow.kind != NPI_CHANNEL_GROUP) return 0;
