@@ -168,7 +168,11 @@ foreach(source IN LISTS fuzz_sources)
   elseif(EXISTS "${standalone_main}")
     npi_add_test_program(fuzz_${name} "${source}" ${daemon_library})
     target_sources(fuzz_${name} PRIVATE "${standalone_main}")
-    npi_add_test(${name} fuzz 120 "${source}")
+    npi_add_test(${name} fuzz 300 "${source}")
+    if(name STREQUAL "control") # five million frames
+      add_test(NAME fuzz.control_long COMMAND fuzz_control)
+      set_tests_properties(fuzz.control_long PROPERTIES LABELS nightly TIMEOUT 1800 ENVIRONMENT NUMAPOOL_FUZZ_RUNS=350000)
+    endif()
   endif()
   if(TARGET fuzz_${name})
     # The entry point's name is libFuzzer's, and it has no header to declare it.

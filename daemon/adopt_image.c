@@ -218,8 +218,9 @@ static int check_connections(const struct npi_adopt_image *image) {
     const struct npi_subscriber_record *subscriber = &image->subscribers[record->subscriber];
     if (state_of(&publisher->state) == NPI_RECORD_FREE || state_of(&subscriber->state) == NPI_RECORD_FREE ||
         record->publisher_client != publisher->client || record->subscriber_client != subscriber->client ||
-        publisher->channel != subscriber->channel || record->capacity != npi_ring_capacity_for(subscriber->credits) ||
-        record->limit != subscriber->credits || !is_ring(header, record->submissions_offset, record->capacity) ||
+        publisher->channel != subscriber->channel || record->channel != publisher->channel ||
+        record->capacity != npi_ring_capacity_for(subscriber->credits) || record->limit != subscriber->credits ||
+        !is_ring(header, record->submissions_offset, record->capacity) ||
         !is_ring(header, record->returns_offset, record->capacity)) {
       return DAMAGED("connection %u does not fit publisher %u and subscriber %u", i, record->publisher,
                      record->subscriber);

@@ -14,6 +14,8 @@
 #define MAX_INPUT_BYTES 512
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+/* A target may say how many inputs a run without NUMAPOOL_FUZZ_RUNS has. */
+extern const uint64_t fuzz_runs __attribute__((weak));
 
 /* splitmix64: every seed is good, and the same inputs come out on every machine. */
 static uint64_t next_random(uint64_t *state) {
@@ -101,7 +103,7 @@ static int number_from_environment(const char *name, uint64_t *number) {
 
 int main(int argc, char **argv) {
   struct timespec now;
-  uint64_t seed, runs = DEFAULT_RUNS, state;
+  uint64_t seed, runs = &fuzz_runs != NULL ? fuzz_runs : DEFAULT_RUNS, state;
   uint8_t input[MAX_INPUT_BYTES];
 
   if (argc > 1) {
