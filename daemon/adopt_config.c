@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/access.h"
 #include "daemon/adopt.h"
 #include "daemon/broker.h"
 #include "os/os_process.h"
@@ -69,6 +70,24 @@ static int check_channels(const struct npi_adopt_image *image, const struct npi_
   return 0;
 }
 
+/* What a living publisher has leased may be read by those of the old list, and perhaps holds another channel's events. */
+static int check_access(const struct npi_adopt_image *image, const struct npi_config *config) {
+  for (uint32_t i = 0; i < image->header->channels.count; i++) {
+    const struct npi_channel_record *record = &image->channels[i];
+    char name[NPI_NAME_BYTES];
+    if (npi_load_relaxed_u32(&record->state) == NPI_RECORD_FREE || npi_load_relaxed_u32(&record->n_publishers) == 0) {
+      continue;
+    }
+    npi_registry_copy_name(name, sizeof name, record->name, sizeof record->name);
+    if (npi_access_number(config, name) == record->access) continue;
+    return npi_fail(NP_ERR_CONFIG,
+                    "who may subscribe to channel \"%s\" is not the same as in the instance that lives, where it has "
+                    "publishers; " FIX,
+                    name);
+  }
+  return 0;
+}
+
 static int is_same_listener(const struct npi_adopt_image *image, const struct npi_listener_record *record,
                             const struct npi_listener_config *config) {
   const char *address = npi_config_proto_is_unix(config->proto) ? config->path : config->address;
@@ -99,6 +118,7 @@ int npi_adopt_check_config(const struct npi_adopt_image *image, const struct npi
                            uint32_t n_workers) {
   int status = check_sizes(image->header, config, n_nodes, n_workers);
   if (status == 0) status = check_channels(image, config);
+  if (status == 0) status = check_access(image, config);
   return status == 0 ? check_listeners(image, config) : status;
 }
 

@@ -55,6 +55,7 @@ static void on_accept_again(struct npi_timer *timer) {
 }
 
 static int open_door(struct npi_broker *broker) {
+  if (broker->accept_watch.fd >= 0) return 0;
   int fd, n = snprintf(broker->socket_path, sizeof broker->socket_path, "%s/control.sock", broker->config->runtime_dir);
   if (n >= (int)sizeof broker->socket_path) {
     return npi_fail(NP_ERR_CONFIG, "runtime_dir %s is too long for a socket below it; use a shorter path",
@@ -185,6 +186,7 @@ static int begin_life(struct npi_broker *broker) {
   if (status == 0) status = npi_keep_start(broker);
   if (status == 0) npi_keep_everything(broker);
   if (status == 0) status = npi_channels_init(broker);
+  if (status == 0 && broker->after_crash) status = open_door(broker); /* clients of the life before: to tell them so */
   if (status == 0) status = npi_workers_init(broker); /* sockets: before memory is filled, since more often wrong */
   if (status == 0) status = npi_leases_init(broker);
   if (status == 0) npi_registry_announce(&broker->registry);

@@ -486,6 +486,7 @@ int npi_channel_adopt(struct npi_broker *broker, uint32_t index, const struct np
   memcpy(channel->name, record->name, sizeof channel->name);
   HASH_ADD_STR(broker->channels, name, channel);
   broker->registry.channels[index].on_demand = 1;
+  broker->registry.channels[index].access = npi_access_number(broker->config, channel->name);
   return 0;
 }
 

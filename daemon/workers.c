@@ -20,6 +20,7 @@
 #include "daemon/broker.h"
 #include "daemon/channels.h"
 #include "daemon/keep.h"
+#include "daemon/orphans.h"
 #include "daemon/session.h"
 #include "daemon/worker_setup.h"
 #include "os/os_clock.h"
@@ -31,7 +32,7 @@
 #define BACK_OFF_MAX_NS UINT64_C(5000000000)
 /* A worker that ran this long was fine: the next restart is quick again. */
 #define FINE_AFTER_NS      UINT64_C(30000000000)
-#define ORPHAN_PATIENCE_NS UINT64_C(3000000000)
+#define ORPHAN_PATIENCE_NS UINT64_C(5000000000)
 #define END_PATIENCE_NS    INT64_C(5000000000)
 
 static void restart_worker(struct npi_timer *timer);
@@ -70,12 +71,13 @@ static void show_listener(struct npi_broker *broker, uint32_t index, const struc
   }
 }
 
-/* After a crash the workers of the dead broker publish what they still have and end: their ports are free soon. */
-static int open_anew(const struct npi_broker *broker, const struct npi_listener_config *config, int reuse_port,
+/* Workers of a life that could not be adopted hold their ports until they hear that it is over, and have drained. */
+static int open_anew(struct npi_broker *broker, const struct npi_listener_config *config, int reuse_port,
                      struct npi_listener_socket *out) {
   int status = npi_listener_socket_open(config, reuse_port, out);
   for (uint64_t begin = npi_clock_monotonic();
        status == NP_ERR_EXISTS && broker->after_crash && npi_clock_monotonic() - begin < ORPHAN_PATIENCE_NS;) {
+    npi_orphans_refuse(broker);
     nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     status = npi_listener_socket_open(config, reuse_port, out);
   }

@@ -7,6 +7,7 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -423,7 +424,8 @@ Test(broker_restart, a_configuration_that_does_not_fit_is_refused_and_nothing_is
   static const char *const others[] = {
       "memory: { per_node: 128MiB, ready: 4MiB }\n",
       "memory: { per_node: 64MiB, ready: 4MiB }\nlimits: { clients: 17 }\n",
-      "memory: { per_node: 64MiB, ready: 4MiB }\nchannels: [ { name: news, kind: group } ]\n"};
+      "memory: { per_node: 64MiB, ready: 4MiB }\nchannels: [ { name: news, kind: group } ]\n",
+      "memory: { per_node: 64MiB, ready: 4MiB }\naccess: { connect: [ \"user:1\" ] }\n"};
   struct instance instance;
   struct crowd crowd;
   char good[4096];
@@ -432,17 +434,17 @@ Test(broker_restart, a_configuration_that_does_not_fit_is_refused_and_nothing_is
   FILE *file = fopen(instance.config, "re");
   good[fread(good, 1, sizeof good - 1, file)] = '\0';
   fclose(file);
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 8; i++) {
     int status = 0;
     pid_t old = instance.pid;
     file = fopen(instance.config, "we");
-    fprintf(file, "instance: %s\n%s", instance.name, others[i % 3]);
+    fprintf(file, "instance: %s\n%s", instance.name, others[i % 4]);
     fclose(file);
-    if (i == 3) {
+    if (i == 4) {
       instance_kill(&instance);
       old = 0;
     }
-    if (i > 3) old = 0;
+    if (i > 4) old = 0;
     pid_t refused = instance_launch(&instance, old != 0 ? "--takeover" : NULL);
     cr_assert_eq(waitpid(refused, &status, 0), refused);
     cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 2, "%#x", status);
@@ -474,5 +476,65 @@ Test(broker_restart, a_keeper_that_dies_is_replaced) {
   cr_assert_eq(incarnation(&instance), 2);
   expect_progress(&crowd);
   end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+static uint16_t free_port(void) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t length = sizeof address;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  cr_assert(bind(fd, (const struct sockaddr *)&address, sizeof address) == 0 &&
+            getsockname(fd, (struct sockaddr *)&address, &length) == 0);
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
+Test(broker_restart, where_broker_and_keeper_died_a_new_life_begins_on_the_same_ports) {
+  /* Proves: what cannot be adopted is cleaned away although clients live; an ingest worker of the old life hears of it,
+   * ends and frees its port; a client is told, and connects again. */
+  struct instance instance;
+  struct np_subscriber *subscriber;
+  struct np_publisher *publisher;
+  char yaml[512], command[128];
+  uint16_t port = free_port();
+  snprintf(
+      yaml, sizeof yaml,
+      "memory: { per_node: 64MiB, ready: 4MiB }\n"
+      "channels:\n  - { name: lines, kind: broadcast, credits: 256, on_full: block }\n"
+      "listeners:\n  - { name: frames, proto: tcp, address: \"127.0.0.1:%u\", framing: newline, channel: lines }\n",
+      port);
+  instance_start(&instance, yaml, NULL);
+  struct np_client *client = connect_here();
+  OK(np_subscriber_open(client, "lines", NULL, &subscriber));
+  pid_t worker = instance_worker(&instance);
+  uint64_t before = instance_header(&instance)->instance_id;
+  int fd = feed_connect("127.0.0.1", port, SOCK_STREAM);
+  feed_line(fd, "in the old life");
+  expect_text(subscriber, "in the old life");
+  kill(instance.pid, SIGSTOP); /* so that it cannot replace the keeper */
+  snprintf(command, sizeof command, "pkill -KILL -P %d numapool-keeper", (int)instance.pid);
+  cr_assert_eq(system(command), 0);
+  instance_kill(&instance);
+  feed_line(fd, "between both");
+  expect_text(subscriber, "between both");
+  say("broker_restart: a new life after %.1f ms\n", instance_start_again(&instance, NULL));
+  instance_map_again(&instance);
+  cr_assert_neq(instance_header(&instance)->instance_id, before);
+  cr_assert_eq(instance_port(&instance, "frames"), port);
+  cr_assert_neq(instance_worker(&instance), worker);
+  cr_assert_eq(np_publisher_open(client, "lines", NULL, &publisher), NP_ERR_NO_BROKER);
+  struct np_notice notice = {.size = sizeof notice};
+  int told = 0;
+  while (np_client_notice(client, &notice) == NP_OK) told += notice.kind == NP_NOTICE_INSTANCE_GONE;
+  cr_assert_eq(told, 1);
+  np_disconnect(client);
+  close(fd);
+  client = connect_here();
+  OK(np_subscriber_open(client, "lines", NULL, &subscriber));
+  fd = feed_connect("127.0.0.1", port, SOCK_STREAM);
+  feed_line(fd, "in the new life");
+  expect_text(subscriber, "in the new life");
+  close(fd);
+  np_disconnect(client);
   instance_stop(&instance);
 }
