@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -15,6 +16,8 @@
 #include "os/os_process.h"
 #include "shm/layout.h"
 #include "shm/leftovers.h"
+
+enum { ORPHANED_NAPS = 2000 };
 
 /* ---- runtime directory ---- */
 
@@ -84,6 +87,24 @@ static long read_pid(int fd) {
   return strtol(text, NULL, 10);
 }
 
+/*
+ * A child that a broker has just forked holds the lock with it until it runs its own program: where the broker died in
+ * that instant, the lock is free in a moment.
+ */
+static int lock_whole(int fd) {
+  struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  for (int naps = 0; naps < ORPHANED_NAPS; naps++) {
+    char state = 'X';
+    if (fcntl(fd, F_OFD_SETLK, &whole) == 0) return 0;
+    if (errno != EAGAIN && errno != EACCES) return -1;
+    long pid = read_pid(fd);
+    if (pid <= 0 || (npi_process_state((pid_t)pid, &state) == 0 && state != 'Z' && state != 'X')) break;
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+  }
+  errno = EAGAIN;
+  return -1;
+}
+
 int npi_lock_take(const char *runtime_dir, const char *instance, int *fd) {
   char path[256];
   int status, made = -1;
@@ -95,8 +116,7 @@ int npi_lock_take(const char *runtime_dir, const char *instance, int *fd) {
                             path);
     goto fail;
   }
-  struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-  if (fcntl(made, F_OFD_SETLK, &whole) != 0) {
+  if (lock_whole(made) != 0) {
     if (errno == EAGAIN || errno == EACCES) {
       status = npi_fail(NP_ERR_EXISTS,
                         "instance \"%s\" is run by process %ld already (%s is locked); stop that one, or choose "

@@ -123,10 +123,9 @@ const struct npi_registry_header *instance_header(const struct instance *instanc
   return (const void *)instance->registry;
 }
 
-/* What the broker has open beside the segments, whose number is up to its stock. */
-static int broker_descriptors(const struct instance *instance) {
+int instance_descriptors(pid_t pid) {
   char path[64];
-  snprintf(path, sizeof path, "/proc/%d/fd", (int)instance->pid);
+  snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
   DIR *folder = opendir(path);
   int n = 0;
   if (folder == NULL) return -1;
@@ -172,7 +171,7 @@ void instance_start(struct instance *instance, const char *yaml, int (*before_ex
   map_registry(instance);
   /* What it opened to start is closed a moment after it said that it is ready. */
   int before = -1;
-  while ((instance->first_descriptors = broker_descriptors(instance)) != before) {
+  while ((instance->first_descriptors = instance_descriptors(instance->pid)) != before) {
     before = instance->first_descriptors;
     usleep(20000);
   }
@@ -395,7 +394,7 @@ int instance_shm_count(struct instance *instance) {
 static int is_quiet(const struct instance *instance) {
   return instance_clients(instance, 0) == 0 && instance_connections(instance, 0) == 0 &&
          instance_segments_leased(instance, 0) == 0 && endpoints_of_others_than_workers(instance) == 0 &&
-         broker_descriptors(instance) <= instance->first_descriptors;
+         instance_descriptors(instance->pid) <= instance->first_descriptors;
 }
 
 void instance_expect_quiet(struct instance *instance) {
@@ -404,7 +403,7 @@ void instance_expect_quiet(struct instance *instance) {
          "still there: %d clients, %d connections, %d leased segments, %d endpoints; the broker has %d descriptors, at "
          "first %d",
          instance_clients(instance, 0), instance_connections(instance, 0), instance_segments_leased(instance, 0),
-         endpoints_of_others_than_workers(instance), broker_descriptors(instance), instance->first_descriptors);
+         endpoints_of_others_than_workers(instance), instance_descriptors(instance->pid), instance->first_descriptors);
   if (access(NUMAPOOLCTL_PATH, X_OK) != 0) return;
   char command[512];
   snprintf(command, sizeof command, "'%s' --instance %s fsck >%s/fsck 2>&1", NUMAPOOLCTL_PATH, instance->name,
