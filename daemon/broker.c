@@ -22,6 +22,7 @@
 #include "os/os_clock.h"
 #include "os/os_memory.h"
 #include "os/os_socket.h"
+#include "os/os_wait.h"
 #include "shm/leftovers.h"
 
 enum { BACKLOG = 128, NEWCOMERS_MAX = 128, SOCKET_MODE = 0660, SOCKET_MODE_OPEN = 0666 };
@@ -62,6 +63,8 @@ static int open_door(struct npi_broker *broker) {
                     broker->config->runtime_dir);
   }
   int is_open = npi_access_is_open(broker->config); /* then who comes in is asked for in the hello */
+  broker->registry.header->features = is_open ? NPI_FEATURE_OTHER_USERS : 0;
+  if (is_open) npi_event_guard();
   int status = npi_socket_listen(broker->socket_path, is_open ? SOCKET_MODE_OPEN : SOCKET_MODE, BACKLOG, &fd);
   if (status != 0) return status;
   status = npi_watch_begin(&broker->loop, &broker->accept_watch, fd, EPOLLIN);

@@ -75,6 +75,7 @@ static int attach_registry(struct np_client *client, int fd, uint64_t announced)
     }
   }
   client->instance_id = header->instance_id;
+  if ((header->features & NPI_FEATURE_OTHER_USERS) != 0) npi_event_guard();
   client->clients_table = tables[0];
   client->nodes_table = tables[1];
   client->listeners_table = tables[2];

@@ -212,6 +212,8 @@ enum npi_broker_state {
   NPI_BROKER_STOPPED = 4
 };
 
+enum { NPI_FEATURE_OTHER_USERS = 1 }; /* clients of other users may be here: nobody trusts a shared descriptor */
+
 struct npi_table {
   uint64_t offset; /* from the registry's start */
   uint32_t count;  /* records in the table, used or not */
@@ -223,7 +225,7 @@ struct npi_registry_header {
   uint32_t layout_version;
   uint32_t header_bytes;
   uint64_t total_bytes;
-  uint64_t features;
+  uint64_t features;    /* NPI_FEATURE_* */
   uint64_t instance_id; /* random: tells two lives of one instance apart */
   char instance[NPI_INSTANCE_BYTES];
   char boot_id[40];
@@ -251,8 +253,8 @@ struct npi_registry_header {
   uint64_t ledger_bytes;
   struct npi_table nodes, clients, channels, publishers, subscribers, connections, segments, listeners;
   struct npi_atomic_u32 incarnation; /* 1, and one more for each broker that took the instance over */
-  uint32_t n_workers;       /* ingest workers that there are when all run */
-  struct npi_table journal; /* one record */
+  uint32_t n_workers;                /* ingest workers that there are when all run */
+  struct npi_table journal;          /* one record */
   uint8_t reserved2[488];
   struct npi_atomic_u64 counter[64]; /* the broker's own: rows of core/counters.h */
   char config_file[256];

@@ -10,11 +10,14 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/falloc.h>
+#include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -181,6 +184,7 @@ Test(permissions, memory_is_not_shared_between_channels_that_different_people_ma
   OK(np_publisher_open(other, "secret", NULL, &publisher));
   np_disconnect(other);
   np_disconnect(client);
+  EVENTUALLY(20, instance_clients(&instance, 0) == 0);
   /* Two kinds of readers: two worker processes, and neither publishes on a channel of the other kind. */
   const struct npi_registry_header *header = instance_header(&instance);
   uint32_t access_of[16] = {0};
@@ -215,7 +219,7 @@ struct look {
   int is_foreign; /* to the broker */
   char control[160], keeper[160], registry_name[160];
   pid_t broker, publisher;
-  _Atomic int checked, failed;
+  _Atomic int checked, failed; /* spoils_events: ready, phase */
 };
 
 #define CHECK(what, condition)                                                              \
@@ -375,6 +379,105 @@ static int writes_into_an_event(void *argument) {
   return 0;
 }
 
+static void publish_one(struct np_publisher *publisher) {
+  struct np_event event;
+  OK(np_loan(publisher, 64, &event));
+  memset(event.data, 7, 64);
+  OK(np_publish(publisher, &event));
+}
+
+/* Makes every event that it was given blocking, and keeps it full (phase 0) or empty (1), until phase 2. */
+static int spoils_events(void *argument) {
+  struct look *look = argument;
+  struct raw_client raw;
+  struct npi_control_frame frame;
+  int spoiled[64], n = 0;
+  if (look->uid != 0) CHILD_EXPECT(become(look->uid, 0) == 0);
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* it must not outlive a test that fails */
+  memset(&raw, 0, sizeof raw);
+  raw_connect(&raw, look->control);
+  CHILD_EXPECT(raw_hello(&raw, "spoils", &frame) == 0);
+  spoiled[n++] = raw.fds[3];
+  spoiled[n++] = raw.fds[4];
+  npi_control_init(&frame, NPI_CONTROL_OPEN_SUBSCRIBER, 77, 0);
+  snprintf(frame.body.open_subscriber.channel, sizeof frame.body.open_subscriber.channel, "news");
+  frame.body.open_subscriber.on_full = -1;
+  raw_send(&raw, &frame);
+  do {
+    int fds[NPI_CONTROL_FDS_MAX], n_fds = 0, status;
+    while ((status = npi_control_receive(raw.socket, &frame, fds, &n_fds)) == NPI_SOCKET_AGAIN) usleep(1000);
+    CHILD_EXPECT(status == 0);
+    if (frame.head.type != NPI_CONTROL_PEER) {
+      npi_control_close_fds(fds, n_fds);
+      continue;
+    }
+    close(fds[0]);
+    spoiled[n++] = fds[1];
+    spoiled[n++] = fds[2];
+  } while (frame.head.type != NPI_CONTROL_OPEN_SUBSCRIBER);
+  for (;;) {
+    int phase = look->failed;
+    if (phase == 2) break;
+    for (int i = 0; i < n; i++) {
+      static const uint64_t full = UINT64_MAX - 1;
+      struct pollfd polled = {.fd = spoiled[i], .events = POLLOUT | POLLIN};
+      uint64_t count;
+      poll(&polled, 1, 0);
+      /* What is full stays so: a writer that waits for it shall wait. */
+      if (phase == 0 ? (polled.revents & POLLOUT) == 0 : (polled.revents & POLLIN) == 0) continue;
+      fcntl(spoiled[i], F_SETFL, O_NONBLOCK);
+      if (read(spoiled[i], &count, sizeof count) < 0 && errno != EAGAIN) return 3;
+      if (phase == 0 && write(spoiled[i], &full, sizeof full) < 0 && errno != EAGAIN) return 4;
+      fcntl(spoiled[i], F_SETFL, 0);
+    }
+    look->checked = n;
+    sched_yield();
+  }
+  return 0;
+}
+
+Test(permissions, nobody_waits_for_an_event_that_a_hostile_client_filled) {
+  /* Proves: broker and honest clients go on while one client makes the shared wake descriptors blocking, full and empty
+   * by turns. A writer that trusted them would block for ever, and the test would run into its limit. */
+  struct instance instance;
+  struct np_client *client = NULL;
+  struct np_publisher *publisher = NULL;
+  instance_start(&instance, "memory: { per_node: 64MiB, ready: 4MiB }\naccess: { connect: all }\n", NULL);
+  let_others_in(&instance);
+  OK(np_connect(&client, NULL));
+  OK(np_publisher_open(client, "news", NULL, &publisher));
+  struct look *look = shared_memory(sizeof *look);
+  look->uid = geteuid() == 0 ? STRANGER : 0;
+  snprintf(look->control, sizeof look->control, "%.120s/control.sock", instance.runtime);
+  pid_t pid = spawn(spoils_events, look);
+  EVENTUALLY(20, look->checked);
+  cr_assert_eq(look->checked, 4);
+  int n = 0;
+  for (; n < 200; n++) {
+    struct np_client *other = NULL;
+    struct np_subscriber *subscriber = NULL;
+    struct np_publisher *second = NULL;
+    struct np_event event;
+    look->failed = n >= 100; /* full first, then empty */
+    OK(np_connect(&other, NULL));
+    OK(np_subscriber_open(other, "news", NULL, &subscriber)); /* the broker rings the publisher */
+    OK(np_publisher_open(other, "news", NULL, &second));      /* and the hostile subscriber */
+    publish_one(publisher);
+    np_wait_credit(publisher, 0);
+    np_wait_credit(publisher, 1);
+    cr_assert_geq(np_publisher_fd(publisher), 0); /* arms: empties its event */
+    OK(np_wait(subscriber, 5000));
+    OK(np_take(subscriber, &event));
+    OK(np_release(subscriber, &event));
+    np_disconnect(other);
+  }
+  look->failed = 2;
+  cr_assert_eq(reap(pid, 20), 0);
+  say("permissions: %d rounds beside a client that spoils every wake descriptor\n", n);
+  np_disconnect(client);
+  instance_stop(&instance);
+}
+
 static int broker_as_nobody(void) {
   const char *folder = getenv("XDG_RUNTIME_DIR");
   const char *notify = getenv("NOTIFY_SOCKET");
@@ -399,13 +502,6 @@ static void look_from(const struct instance *instance, uid_t uid, int is_foreign
   cr_assert_eq(result, 0);
   cr_assert_eq(look->failed, 0);
   cr_assert_geq(look->checked, at_least);
-}
-
-static void publish_one(struct np_publisher *publisher) {
-  struct np_event event;
-  OK(np_loan(publisher, 64, &event));
-  memset(event.data, 7, 64);
-  OK(np_publish(publisher, &event));
 }
 
 static void look_at_all(const char *backend, int (*before_exec)(void), uid_t same, uid_t foreign) {
