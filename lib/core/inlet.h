@@ -61,7 +61,7 @@ static inline int npi_inlet_look(const struct npi_inlet *inlet, uint64_t *elemen
 static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, struct npi_taken *taken) {
   uint32_t handle = npi_element_handle(element);
   uint32_t credit = npi_element_credit(element);
-  uint32_t number = npi_handle_segment(handle);
+  uint32_t number = (uint32_t)(element << 4 >> 48); /* with the flags before it: a word that has any names no segment */
   uint64_t offset = npi_handle_offset(handle);
   if (NPI_UNLIKELY(number >= inlet->n_segments || credit >= inlet->capacity || inlet->held[credit] != 0)) {
     return NP_ERR_CORRUPT;
@@ -85,7 +85,8 @@ static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, stru
 /* Gives an event back. 0, or NP_ERR_MISUSE: not held (given back already, or never taken); nothing happened. */
 static inline int npi_inlet_release(struct npi_inlet *inlet, uint64_t element) {
   uint32_t credit = npi_element_credit(element);
-  if (NPI_UNLIKELY(credit >= inlet->capacity || inlet->held[credit] != (element | NPI_ELEMENT_HELD))) {
+  if (NPI_UNLIKELY(credit >= inlet->capacity || inlet->held[credit] != (element | NPI_ELEMENT_HELD) ||
+                   (element & NPI_ELEMENT_HELD) != 0)) { /* the mark in a token is not ours */
     return NP_ERR_MISUSE;
   }
   inlet->held[credit] = 0;

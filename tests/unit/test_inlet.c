@@ -126,6 +126,24 @@ Test(inlet, positions_pass_two_to_the_64) {
   finish();
 }
 
+Test(inlet, every_bit_of_an_element_counts) {
+  uint64_t element, word;
+  struct npi_taken taken;
+  begin(16, 0);
+  core_publish_text(&pair, "x");
+  cr_assert_eq(npi_inlet_look(&end->inlet, &word), 1);
+  for (int flag = 56; flag < 60; flag++) {
+    cr_expect_eq(npi_inlet_open(&end->inlet, word | UINT64_C(1) << flag, &taken), NP_ERR_CORRUPT, "flag %d", flag);
+  }
+  cr_assert_eq(core_take(end, &element, &taken), NP_OK);
+  for (int bit = 0; bit < 64; bit++) {
+    cr_expect_eq(npi_inlet_release(&end->inlet, element ^ UINT64_C(1) << bit), NP_ERR_MISUSE, "bit %d", bit);
+  }
+  cr_expect_eq(npi_inlet_held(&end->inlet), 1);
+  cr_expect_eq(npi_inlet_release(&end->inlet, element), 0);
+  finish();
+}
+
 Test(inlet, a_second_release_is_misuse_and_changes_nothing) {
   uint64_t element;
   struct npi_taken taken;
