@@ -4,8 +4,8 @@
 if(NUMAPOOL_SANITIZE OR NOT NUMAPOOL_RELIABILITY)
   return() # what is stepped is the code that is delivered
 endif()
-set(step_wrapped malloc calloc realloc free snprintf vsnprintf npi_client_tell npi_client_request npi_client_news
-  npi_link_adopt_deferred npi_event_ring npi_event_clear npi_clock_monotonic npi_membarrier_all)
+set(step_wrapped memcpy malloc calloc realloc free snprintf vsnprintf npi_client_tell npi_client_request
+  npi_client_news npi_link_adopt_deferred npi_event_ring npi_event_clear npi_clock_monotonic npi_membarrier_all)
 list(TRANSFORM step_wrapped PREPEND "LINKER:--wrap=" OUTPUT_VARIABLE step_link_options)
 
 file(GLOB step_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/step/*.c")
@@ -13,11 +13,39 @@ set(step_programs ${step_sources})
 list(FILTER step_programs INCLUDE REGEX "/step_[^/]*\\.c$")
 set(step_common ${step_sources})
 list(FILTER step_common EXCLUDE REGEX "/step_[^/]*\\.c$")
+
+# A copy of the library with the seeded bugs, and the harness on it.
+find_package(Python3 COMPONENTS Interpreter)
+set(mutated "${PROJECT_BINARY_DIR}/mutated")
+if(Python3_FOUND)
+  set(mutated_sources "")
+  file(GLOB_RECURSE library_files CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/lib/*.[ch]")
+  foreach(file IN LISTS library_files)
+    file(RELATIVE_PATH name "${PROJECT_SOURCE_DIR}" "${file}")
+    list(APPEND mutated_sources "${mutated}/${name}")
+  endforeach()
+  add_custom_command(OUTPUT "${mutated}/mutants_table.h" ${mutated_sources}
+    COMMAND Python3::Interpreter "${PROJECT_SOURCE_DIR}/tests/step/mutate.py" "${PROJECT_SOURCE_DIR}" "${mutated}"
+    DEPENDS ${library_files} "${PROJECT_SOURCE_DIR}/tests/step/mutants.txt" "${PROJECT_SOURCE_DIR}/tests/step/mutate.py"
+    COMMENT "Seeding bugs into a copy of the library")
+else()
+  message(STATUS "seeded bugs: skipped, Python 3 is missing")
+  list(FILTER step_programs EXCLUDE REGEX "/step_mutants\\.c$")
+endif()
+
 foreach(source IN LISTS step_programs)
   get_filename_component(name "${source}" NAME_WE)
   add_executable(reliability_${name} "${source}" ${step_common})
   set_target_properties(reliability_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${NPI_TESTS_BIN_DIR}")
-  target_link_libraries(reliability_${name} PRIVATE npi_testing)
   target_link_options(reliability_${name} PRIVATE ${step_link_options})
+  if(name STREQUAL "step_mutants")
+    target_sources(reliability_${name} PRIVATE ${mutated_sources} "${mutated}/mutants_table.h")
+    target_include_directories(reliability_${name} BEFORE PRIVATE "${mutated}/lib" "${mutated}"
+      "${PROJECT_SOURCE_DIR}/tests")
+    target_link_libraries(reliability_${name} PRIVATE npi_flags PkgConfig::NUMA rt)
+    target_compile_options(reliability_${name} PRIVATE -w)
+  else()
+    target_link_libraries(reliability_${name} PRIVATE npi_testing)
+  endif()
   npi_add_test(${name} reliability 300 "${source}")
 endforeach()

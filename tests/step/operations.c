@@ -119,6 +119,12 @@ static void publish(uint32_t index, uint64_t *random) {
       npi_load_relaxed_u64(&publisher->flow.counters->value[NPI_PUBLISHER_DROPPED_NO_CREDIT]) - dropped);
 }
 
+static void batch(uint32_t index, uint64_t *random) {
+  uint32_t n = 1 + step_below(random, 4);
+  program_publish_batch(index, n);
+  shared->path = world->options.kind == STEP_GROUP ? PATH_PUBLISH_BATCH_GROUP : PATH_PUBLISH_BATCH;
+}
+
 static void loan(uint32_t index) {
   struct step_actor *actor = step_actor(index);
   uint32_t before = actor->client.pool.ledger.segments[0].chunks_free;
@@ -190,10 +196,15 @@ static void publisher_does(uint32_t index, uint64_t *random) {
     shared->path = PATH_DISCARD;
   } else if (what < (actor->publisher->flow.n_waiting > 0 ? 70 : 44)) {
     tick(index);
-  } else if (what < 46 && world->options.sleepers) {
+  } else if (what < 48) {
+    program_misuse(index, random);
+    shared->path = PATH_MISUSE;
+  } else if (what < 53) {
+    batch(index, random);
+  } else if (what < 56 && world->options.sleepers) {
     program_sleep(index);
     shared->path = PATH_SLEEP;
-  } else if (actor->n_loans == 0 || (actor->n_loans < STEP_LOANS && what < 60)) {
+  } else if (actor->n_loans == 0 || (actor->n_loans < STEP_LOANS && what < 68)) {
     loan(index);
   } else {
     publish(index, random);
@@ -229,6 +240,9 @@ static void subscriber_does(uint32_t index, uint64_t *random) {
     shared->path = PATH_CLOSE_SUBSCRIBER;
   } else if (has_news && what < 50) {
     news(index);
+  } else if (what < 8) {
+    program_misuse(index, random);
+    shared->path = PATH_MISUSE;
   } else if (what < 36 && world->options.sleepers) {
     program_sleep(index);
     shared->path = PATH_SLEEP;

@@ -17,6 +17,7 @@ enum step_operation {
   OPERATION_NEWS,
   OPERATION_TICK,
   OPERATION_SLEEP,
+  OPERATION_MISUSE,
 };
 
 #define STEP_PATHS(X)                                                     \
@@ -48,6 +49,8 @@ enum step_operation {
   X(PUBLISH_REAP, "publish: returns processed on the way")                \
   X(PUBLISH_WAKE, "publish: a sleeper woken")                             \
   X(PUBLISH_MANY, "publish many")                                         \
+  X(PUBLISH_BATCH, "publish a batch")                                     \
+  X(PUBLISH_BATCH_GROUP, "publish a batch: group")                        \
   X(TAKE, "take")                                                         \
   X(TAKE_TURN, "take: one of two publishers")                             \
   X(TAKE_EMPTY, "take: nothing there")                                    \
@@ -58,6 +61,7 @@ enum step_operation {
   X(RELEASE_LAST, "release: the last of a publisher that is gone")        \
   X(RETURNS, "returns processed")                                         \
   X(REDELIVERY, "waiting events offered")                                 \
+  X(MISUSE, "misuse")                                                     \
   X(SLEEP, "go to sleep")                                                 \
   X(IDLE, "news or returns: none")
 

@@ -2,6 +2,7 @@
 /* What the programs of the world do: a call of the public library, and what must be true after it. */
 #include <string.h>
 
+#include "base/status.h"
 #include "client/worker.h"
 #include "step/operations.h"
 #include "step/stepper.h"
@@ -76,8 +77,9 @@ static void enter(uint32_t actor, uint32_t operation) {
   world->now.actor = actor;
   world->now.operation = operation;
   step_running = (int)actor;
-  step_begin_operation(operation * 64 + (step_is_publisher(actor) ? 32u : 0u) + (has_news ? 16u : 0u) +
-                       detail_of(actor, operation));
+  step_begin_operation(
+      operation * 64 + (step_is_publisher(actor) ? 32u : 0u) + (has_news ? 16u : 0u) + detail_of(actor, operation),
+      operation == OPERATION_PUBLISH || operation == OPERATION_TAKE || operation == OPERATION_RELEASE ? 3 : 1);
 }
 
 static void leave(void) {
@@ -139,6 +141,9 @@ int program_loan(uint32_t index) {
   int status = np_loan(actor->publisher, npi_class_bytes(STEP_CLASS), &actor->loans[actor->n_loans]);
   leave();
   if (status == NP_OK) {
+    if (actor->stale.size != 0 && actor->loans[actor->n_loans].token[0] == actor->stale.token[0]) {
+      step_violation("publisher %u: a loan has the token of an event that was published before", index);
+    }
     actor->n_loans++;
   } else if (status != NP_EMPTY) {
     step_violation("publisher %u cannot loan: %d, %s", index, status, np_error_detail());
@@ -190,6 +195,7 @@ int program_publish(uint32_t index, uint32_t row, uint32_t many) {
   struct step_truth *truth = &world->truth[index];
   const struct np_publisher *publisher = actor->publisher;
   struct before before;
+  struct np_event copy = actor->loans[row];
   int64_t n;
   for (uint32_t i = 0; i < many; i++) {
     struct np_event *event = &actor->loans[row + i];
@@ -221,6 +227,7 @@ int program_publish(uint32_t index, uint32_t row, uint32_t many) {
   truth_published(index, (uint32_t)n, (uint32_t)is_dropped);
   look_after(&actor->client, &before);
   if (n > 0) {
+    actor->stale = copy;
     memmove(&actor->loans[row], &actor->loans[row + n], (actor->n_loans - row - (uint32_t)n) * sizeof *actor->loans);
     actor->n_loans -= (uint32_t)n;
   }
@@ -265,6 +272,7 @@ void program_release(uint32_t index, uint32_t row) {
     step_violation("subscriber %u cannot release event %u of publisher %u: %s", index, held->number, held->publisher,
                    np_error_detail());
   }
+  actor->stale = held->event;
   truth_released(index, row);
 }
 
@@ -283,6 +291,7 @@ void program_tick(uint32_t index) {
 
 void program_sleep(uint32_t index) {
   struct step_actor *actor = step_actor(index);
+  uint32_t rung = actor->n_rung;
   enter(index, OPERATION_SLEEP);
   if (step_is_publisher(index)) {
     np_publisher_fd(actor->publisher);
@@ -290,6 +299,127 @@ void program_sleep(uint32_t index) {
     np_fd(actor->subscriber);
   }
   leave();
+  if (!step_is_publisher(index) && actor->n_rung == rung && npi_subscriber_has(actor->subscriber)) {
+    step_violation("subscriber %u sleeps, an event is there, and nobody will wake it", index);
+  }
+}
+
+uint32_t program_publish_batch(uint32_t index, uint32_t n) {
+  static uint8_t bytes[4][4200]; /* of the class in use */
+  struct step_actor *actor = step_actor(index);
+  struct step_truth *truth = &world->truth[index];
+  struct npi_slot_header like = {.listener = NPI_NONE};
+  struct npi_payload payloads[4];
+  struct before before;
+  for (uint32_t i = 0; i < n; i++) {
+    truth_fill(index, truth->accepted + i, bytes[i]);
+    payloads[i] = (struct npi_payload){bytes[i], sizeof bytes[i]};
+  }
+  look_before(&actor->client, &before);
+  world->now.number = truth->accepted;
+  world->now.many = n;
+  world->now.life = truth->life;
+  enter(index, OPERATION_PUBLISH);
+  uint32_t done = npi_publish_batch(actor->publisher, &like, payloads, n);
+  npi_publisher_flush(actor->publisher);
+  leave();
+  if (done > n) step_violation("publisher %u published %u of %u", index, done, n);
+  truth_published(index, done, 0);
+  look_after(&actor->client, &before);
+  return done;
+}
+
+/* ---- misuse ---------------------------------------------------------------------------------------------- */
+
+static void expect_refused(uint32_t index, int status, int expected, const char *what) {
+  if (status == expected) return;
+  step_violation("client %u: %s is answered with %d instead of %d", index, what, status, expected);
+}
+
+/* One of the tokens that belong to this program's own events. */
+static int is_own_loan(const struct step_actor *actor, const struct np_event *event) {
+  for (uint32_t i = 0; i < actor->n_loans; i++) {
+    if (actor->loans[i].token[0] == event->token[0]) return 1;
+  }
+  for (uint32_t i = 0; i < actor->n_hoarded; i++) {
+    if (actor->hoarded[i] == event->token[0]) return 1;
+  }
+  return 0;
+}
+
+static int is_own_held(const struct step_actor *actor, const struct np_event *event) {
+  for (uint32_t i = 0; i < actor->n_held; i++) {
+    const struct np_event *held = &actor->held[i].event;
+    if (held->token[0] == event->token[0] && held->token[1] == event->token[1]) return 1;
+  }
+  return 0;
+}
+
+static uint32_t misuse_loan(uint32_t index, uint64_t *random) {
+  struct step_actor *actor = step_actor(index);
+  struct np_event event = actor->stale;
+  uint8_t nowhere[STEP_PAYLOAD_BYTES];
+  const char *what = "an event that was published before";
+  if (actor->publisher == NULL) return 0;
+  if (step_below(random, 2) == 0 || event.size == 0) {
+    what = "a forged loan";
+    if (actor->n_loans > 0) event = actor->loans[step_below(random, actor->n_loans)];
+    event.token[0] ^= UINT64_C(1) << step_below(random, 64);
+    if (step_below(random, 4) == 0) event.token[0] = step_random(random);
+  }
+  event.data = nowhere;
+  event.size = sizeof nowhere;
+  if (is_own_loan(actor, &event)) return 0;
+  int discards = step_below(random, 2) == 0;
+  enter(index, OPERATION_MISUSE);
+  int status = discards ? np_discard(actor->publisher, &event) : np_publish(actor->publisher, &event);
+  leave();
+  expect_refused(index, status, NP_ERR_MISUSE, what);
+  return 1;
+}
+
+static uint32_t misuse_held(uint32_t index, uint64_t *random) {
+  struct step_actor *actor = step_actor(index);
+  struct np_event event = actor->stale;
+  const char *what = "an event that was released before";
+  int status;
+  if (actor->subscriber == NULL) return 0;
+  if (actor->n_held > 0 && step_below(random, 8) == 0) {
+    enter(index, OPERATION_MISUSE);
+    status = np_subscriber_close(actor->subscriber);
+    leave();
+    int may = 0; /* what it holds may be of a publisher whose lie or end closed the connection; not in this world */
+    if (status == NP_OK) may = 1;
+    expect_refused(index, status, NP_ERR_STATE, "closing while events are held");
+    if (may) actor->subscriber = NULL;
+    return 1;
+  }
+  switch (step_below(random, 3)) {
+    case 0: break;
+    case 1: {
+      uint32_t other = world->options.n_publishers + step_below(random, world->options.n_subscribers);
+      const struct step_actor *neighbour = step_actor(other);
+      what = "an event of another subscriber";
+      if (neighbour->n_held > 0) event = neighbour->held[step_below(random, neighbour->n_held)].event;
+      break;
+    }
+    default:
+      what = "a forged event";
+      if (actor->n_held > 0) event = actor->held[step_below(random, actor->n_held)].event;
+      event.token[step_below(random, 2)] ^= UINT64_C(1) << step_below(random, 64);
+      if (step_below(random, 4) == 0) event.token[step_below(random, 2)] = step_random(random);
+  }
+  if (is_own_held(actor, &event)) return 0;
+  event.data = &event;
+  enter(index, OPERATION_MISUSE);
+  status = np_release(actor->subscriber, &event);
+  leave();
+  expect_refused(index, status, NP_ERR_MISUSE, what);
+  return 1;
+}
+
+uint32_t program_misuse(uint32_t index, uint64_t *random) {
+  return step_is_publisher(index) ? misuse_loan(index, random) : misuse_held(index, random);
 }
 
 uint32_t program_outstanding(uint32_t index) {

@@ -125,6 +125,15 @@ static void classify_publish(struct step_outcomes *outcomes, const uint32_t *nex
   }
 }
 
+void wind_up(uint64_t seed) {
+  uint64_t random = seed | 1;
+  settle(&random);
+  if (shared->n_violations == 0) check_all();
+  if (shared->n_violations == 0) publish_once_more();
+  if (shared->n_violations == 0) settle(&random);
+  if (shared->n_violations == 0) check_all();
+}
+
 static uint64_t came_again(void) {
   uint64_t n = 0;
   for (uint32_t i = 0; i < world->options.n_publishers; i++) {

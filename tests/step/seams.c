@@ -36,7 +36,7 @@ void step_off(void) {
   shared->is_stepping = 0; /* seen by the tracer after this instruction */
 }
 
-void step_begin_operation(uint32_t kind) {
+void step_begin_operation(uint32_t kind, uint32_t weight) {
   is_stepped = 0;
   if (!step_is_traced || !step_is_wanted) return;
   uint64_t all = 0, classes = 0;
@@ -44,7 +44,7 @@ void step_begin_operation(uint32_t kind) {
     all += shared->class_points[i];
     classes += shared->class_points[i] > 0;
   }
-  is_stepped = shared->class_runs[kind] < CLASS_RUNS_LEAST || shared->class_points[kind] * classes <= all;
+  is_stepped = shared->class_runs[kind] < CLASS_RUNS_LEAST || shared->class_points[kind] * classes <= all * weight;
   shared->operation_class = kind;
   step_on();
 }
@@ -173,7 +173,9 @@ int __real_vsnprintf(char *text, size_t size, const char *format, va_list argume
 uint64_t __wrap_npi_clock_monotonic(void);
 int __wrap_npi_membarrier_all(void);
 int __wrap_npi_event_ring(int fd);
-void __wrap_npi_event_clear(int fd);
+int __wrap_npi_event_clear(int fd);
+void *__wrap_memcpy(void *to, const void *from, size_t bytes);
+void *__real_memcpy(void *to, const void *from, size_t bytes);
 
 int __wrap_vsnprintf(char *text, size_t size, const char *format, va_list arguments) {
   BEGIN;
@@ -211,8 +213,17 @@ int __wrap_npi_event_ring(int fd) {
   return 0;
 }
 
-void __wrap_npi_event_clear(int fd) {
+int __wrap_npi_event_clear(int fd) {
   (void)fd;
+  return 1;
+}
+
+/* A long copy is one instruction to the processor and one step for each byte to a tracer. */
+void *__wrap_memcpy(void *to, const void *from, size_t bytes) {
+  BEGIN;
+  __real_memcpy(to, from, bytes);
+  END;
+  return to;
 }
 
 /* ---- the broker ------------------------------------------------------------------------------------------ */

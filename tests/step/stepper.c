@@ -50,7 +50,7 @@ static void one_operation(uint64_t *random, int is_wanted) {
   if (shared->n_violations > 0) _exit(1);
 }
 
-static void one_world(uint64_t seed) {
+static void one_world(uint64_t seed, uint32_t is_quick) {
   struct step_options options;
   uint64_t random = mix(seed) | 1;
   step_random_options(&options, seed);
@@ -60,18 +60,21 @@ static void one_world(uint64_t seed) {
   /* Shortly before positions wrap, operations shortly before and after are the ones to look at. */
   if (options.near_wrap) before += 2 * OPERATIONS_BEFORE;
   for (uint32_t i = 0; i < before; i++) one_operation(&random, 0);
-  for (uint32_t i = 0; i < OPERATIONS_STEPPED && !shared->stop; i++) one_operation(&random, 1);
+  for (uint32_t i = 0; i < OPERATIONS_STEPPED && !shared->stop; i++)
+    one_operation(&random, !is_quick || step_below(&random, 4) == 0);
+  wind_up(seed);
+  if (shared->n_violations > 0) _exit(1);
   shared->worlds++;
 }
 
-static void stepped_process(uint64_t seed) {
+static void stepped_process(uint64_t seed, uint32_t is_quick) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   ptrace(PTRACE_TRACEME, 0, NULL, NULL);
   raise(SIGSTOP);
   step_is_traced = 1;
   for (uint64_t i = 0; !shared->stop; i++) {
     shared->world_seed = mix(seed + i);
-    one_world(shared->world_seed);
+    one_world(shared->world_seed, is_quick);
   }
   _exit(0);
 }
@@ -227,7 +230,7 @@ void step_run(const struct step_job *job, struct step_result *result) {
   }
   fflush(NULL);
   pid_t child = fork();
-  if (child == 0) stepped_process(job->seed);
+  if (child == 0) stepped_process(job->seed, job->is_quick);
   signal(SIGSEGV, crashed);
   signal(SIGBUS, crashed);
   signal(SIGABRT, crashed);

@@ -13,8 +13,8 @@ _Static_assert(PATH_COUNT <= 64, "a result has room for every path");
 extern int step_is_traced; /* this process is the stepped one */
 extern int step_is_wanted; /* the next operation may be stepped */
 
-/* The library's call of an operation of this class begins; the classes share the points alike. */
-void step_begin_operation(uint32_t kind);
+/* The library's call of an operation of this class begins; the classes share the points by their weights. */
+void step_begin_operation(uint32_t kind, uint32_t weight);
 
 /* From here on every instruction is a point; from here on no more. */
 void step_on(void);
@@ -26,6 +26,7 @@ struct step_job {
   uint64_t seed;
   uint64_t points;      /* at least so many, then the world that runs is finished; 0: no end */
   uint64_t nanoseconds; /* ends then; 0: no end */
+  uint32_t is_quick;    /* one operation in eight is stepped: more worlds for the same points */
   const char *image;    /* a failing state is written there; NULL: not */
 };
 

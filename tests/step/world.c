@@ -149,12 +149,12 @@ static void make_pool(struct step_actor *actor, uint32_t index) {
   while (npi_pool_carve(&client->pool, STEP_CLASS) == 0) {
   }
   for (uint32_t i = 0; i < actor->n_hoarded; i++) npi_pool_loan(&client->pool, STEP_CLASS);
-  if (world->options.near_wrap == 0) return;
-  for (uint32_t chunk = 0; chunk < world->options.chunks; chunk++) {
-    uint32_t first = npi_ledger_first_record(&client->pool.ledger, 0, chunk);
-    for (uint32_t i = 0; i < STEP_SLOTS; i++) {
-      client->pool.ledger.records[first + i].generation = i % 2 == 0 ? UINT32_MAX - i % 5 : UINT32_C(0x3ff) - i % 5;
-    }
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < world->options.chunks * STEP_SLOTS; i++) {
+    uint32_t slot = npi_ledger_first_record(&client->pool.ledger, 0, i / STEP_SLOTS) + i % STEP_SLOTS;
+    struct npi_slot_record *record = npi_pool_record(&client->pool, slot);
+    if (world->options.near_wrap) record->generation = i % 2 == 0 ? UINT32_MAX - i % 5 : UINT32_C(0x3ff) - i % 5;
+    if (record->state == NPI_SLOT_LOANED) actor->hoarded[n++] = slot | (uint64_t)record->generation << 32;
   }
 }
 

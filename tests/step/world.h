@@ -105,7 +105,9 @@ struct step_actor {
   struct np_subscriber *subscriber;
   struct np_event loans[STEP_LOANS];
   uint32_t n_loans;
-  uint32_t n_hoarded; /* slots that its program loaned at the beginning and keeps */
+  struct np_event stale;        /* one that it published, discarded or released before */
+  uint64_t hoarded[STEP_SLOTS]; /* their tokens */
+  uint32_t n_hoarded;           /* slots that its program loaned at the beginning and keeps */
   struct step_held held[STEP_HELD];
   uint32_t n_held;
   struct step_frame queue[STEP_QUEUE];
@@ -241,6 +243,10 @@ void program_release(uint32_t actor, uint32_t row);
 void program_news(uint32_t actor);
 void program_tick(uint32_t actor);
 void program_sleep(uint32_t actor);
+/* Publishes up to n events at once, from private memory; how many went. */
+uint32_t program_publish_batch(uint32_t actor, uint32_t n);
+/* Handles that are not valid, given to the library, which must say so each time. Returns how many. */
+uint32_t program_misuse(uint32_t actor, uint64_t *random);
 
 /* Credits that are out on all connections of a publisher. */
 uint32_t program_outstanding(uint32_t actor);
@@ -257,6 +263,9 @@ struct step_outcomes {
   uint64_t slept_across;                      /* a publisher died while a subscriber slept */
   uint64_t two_deaths;
 };
+
+/* Nobody died: the world is run to its end and counted. */
+void wind_up(uint64_t seed);
 
 /* A process ends between two operations. */
 void dies_idle(uint32_t actor);
