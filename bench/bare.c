@@ -2,6 +2,7 @@
 #include "bench/bare.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench/measure.h"
 #include "bench/payload.h"
@@ -93,4 +94,35 @@ void bare_pong(struct bare *there, struct bare *back, uint64_t n) {
     publish(back, i);
     if (sum != bench_payload_sum(i, 1)) bench_die("bare round trip: what was read is not what was written");
   }
+}
+
+void bare_pass(struct bare *bare, struct bare_row *row) {
+  for (unsigned i = 0; i < row->n; i++) npi_ring_store(&bare->submissions, bare->submitted++, row->slot[i]);
+  row->n = 0;
+  if (bare->submitted - bare->reaped > REAP_AT) reap(bare);
+}
+
+void bare_fill(struct bare *bare, struct bare_row *row, const void *bytes, size_t n) {
+  while (bare->n_free == 0) reap(bare);
+  uint64_t slot = bare->stack[--bare->n_free];
+  uint64_t *header = (uint64_t *)(void *)(payload(bare, slot) - NPI_SLOT_HEADER_BYTES);
+  header[0] = bare->submitted + row->n;
+  header[1] = n;
+  memcpy(header + NPI_SLOT_HEADER_BYTES / sizeof *header, bytes, n);
+  row->slot[row->n++] = slot;
+  if (row->n == sizeof row->slot / sizeof row->slot[0]) bare_pass(bare, row);
+}
+
+uint64_t bare_take(struct bare *bare, uint64_t *sum) {
+  uint64_t element;
+  uint64_t n = 0;
+  for (; npi_ring_load(&bare->submissions, bare->taken, &element); n++) {
+    const uint8_t *bytes = payload(bare, (uint32_t)element);
+    uint64_t size;
+    memcpy(&size, bytes - NPI_SLOT_HEADER_BYTES + sizeof size, sizeof size);
+    if (size != BENCH_PAYLOAD_BYTES) bench_die("an event of %llu bytes", (unsigned long long)size);
+    *sum += bench_payload_read(bytes);
+    npi_ring_store(&bare->returns, bare->taken++, element & NPI_ELEMENT_BODY_MASK);
+  }
+  return n;
 }

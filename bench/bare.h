@@ -7,6 +7,8 @@
 #ifndef NUMAPOOL_BENCH_BARE_H
 #define NUMAPOOL_BENCH_BARE_H
 
+#include <stddef.h>
+
 #include "core/ring.h"
 
 enum { BARE_CAPACITY_MAX = 16384, BARE_STRIDE = 320 /* as a slot of the smallest class */ };
@@ -30,6 +32,18 @@ uint64_t bare_cycle(struct bare *bare, uint64_t n);
 /* The two halves of a stream. */
 void bare_publish(struct bare *bare, uint64_t n);
 uint64_t bare_subscribe(struct bare *bare, uint64_t n);
+
+/*
+ * For the floor of ingest: a slot is filled with a line of header (sequence, size) and a payload that is copied; elements
+ * follow in rows. bare_pass() stores what is left of a row. bare_take() takes, reads and returns all that is there.
+ */
+struct bare_row {
+  uint64_t slot[64];
+  unsigned n;
+};
+void bare_fill(struct bare *bare, struct bare_row *row, const void *payload, size_t n);
+void bare_pass(struct bare *bare, struct bare_row *row);
+uint64_t bare_take(struct bare *bare, uint64_t *sum);
 
 /* One event each way, over two pairs of rings; took[i] in stamps, as hop_ping. */
 void bare_ping(struct bare *there, struct bare *back, uint64_t *took, uint64_t n);

@@ -8,6 +8,11 @@
 
 #include <string.h>
 
+enum {
+  REAP_MOST = 2 * NPI_BATCH_MAX, /* of an outlet after a batch */
+  ELEMENTS_A_LINE = NPI_CACHE_LINE / sizeof(struct npi_atomic_u64)
+};
+
 struct batch {
   struct npi_slot_header *header[NPI_BATCH_MAX];
   uint32_t slot[NPI_BATCH_MAX];
@@ -41,39 +46,47 @@ static inline void copy(uint8_t *to, const uint8_t *from, size_t n) {
   }
 }
 
-static void fill(const struct batch *batch, const struct npi_slot_header *like, uint64_t sequence,
-                 const struct npi_slot_record *records, const struct npi_payload *payloads) {
-  for (uint32_t i = 0; i < batch->n; i++) {
+/* The half of a header that is the same in all. */
+struct half {
+  uint64_t word[4];
+};
+_Static_assert(offsetof(struct npi_slot_header, connection) + sizeof(struct half) == NPI_SLOT_HEADER_BYTES, "half");
+
+/* What subscribers will see; from here on the slots are theirs, though nobody knows of them yet. */
+static void fill(const struct batch *batch, const struct npi_slot_header *like, uint64_t sequence, uint16_t holders,
+                 struct npi_slot_record *records, const struct npi_payload *payloads) {
+  const uint64_t time_ns = like->time_ns;
+  const uint64_t sizes = npi_slot_sizes(0, 0, like->priority, like->flags);
+  const uint32_t listener = like->listener;
+  const uint32_t n = batch->n;
+  struct half half;
+  memcpy(&half, &like->connection, sizeof half);
+  for (uint32_t i = 0; i < n; i++) {
     struct npi_slot_header *header = batch->header[i];
+    struct npi_slot_record *record = &records[batch->slot[i]];
     header->sequence = sequence + i;
-    header->time_ns = like->time_ns;
-    npi_slot_sizes_store(header, npi_slot_sizes(payloads[i].size, 0, like->priority, like->flags));
-    header->listener = like->listener;
-    header->generation = records[batch->slot[i]].generation;
-    memcpy((uint8_t *)header + offsetof(struct npi_slot_header, connection),
-           (const uint8_t *)like + offsetof(struct npi_slot_header, connection),
-           NPI_SLOT_HEADER_BYTES - offsetof(struct npi_slot_header, connection));
+    header->time_ns = time_ns;
+    npi_slot_sizes_store(header, sizes | payloads[i].size);
+    header->listener = listener;
+    header->generation = record->generation;
+    memcpy(&header->connection, &half, sizeof half);
     copy((uint8_t *)(header + 1), payloads[i].bytes, payloads[i].size);
+    record->holders = holders;
+    record->state = NPI_SLOT_OUTSTANDING;
   }
 }
 
 /* ---- slots ------------------------------------------------------------------------------------------------ */
 
-/* Takes a free slot into the batch. 0: there is none. */
-static inline int add_slot(struct batch *batch, struct npi_pool *pool, uint32_t slot_class, uint32_t size) {
-  uint32_t slot = npi_pool_loan(pool, slot_class);
-  if (NPI_UNLIKELY(slot == NPI_NONE)) return 0;
-  const struct npi_slot_record *record = npi_pool_record(pool, slot);
-  struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
-  npi_prefetch_for_write(header);
-  npi_prefetch_for_write(header + 1);
-  batch->header[batch->n] = header;
-  batch->slot[batch->n] = slot;
-  batch->element[batch->n] = npi_element(record->handle, 0, record->generation);
-  batch->strides += npi_class_stride(slot_class);
-  batch->bytes += size;
-  batch->n++;
-  return 1;
+/* A slot on loan comes into the batch. */
+NPI_INLINE void add_slot(struct batch *batch, const struct npi_pool_segment *segments,
+                         const struct npi_slot_record *record, uint32_t slot, uint32_t at) {
+  const uint32_t handle = record->handle;
+  struct npi_slot_header *header =
+      (struct npi_slot_header *)(void *)(segments[npi_handle_segment(handle)].base + npi_handle_offset(handle));
+  batch->header[at] = header;
+  batch->slot[at] = slot;
+  batch->element[at] = npi_element(handle, 0, record->generation);
 }
 
 static inline uint64_t with_credit(uint64_t element, uint32_t credit) {
@@ -102,39 +115,89 @@ static uint32_t common_credit(struct npi_flow *flow, uint32_t n, uint64_t *bytes
   return n;
 }
 
+static inline void take_from_list(struct npi_free_list *list, uint32_t head, uint32_t n) {
+  list->head = head;
+  list->count -= n;
+}
+
+/* The list of a class is read and written once for a row of payloads of that class. */
 static void loan(struct npi_flow *flow, struct batch *batch, const struct npi_payload *payloads, uint32_t n,
-                 uint64_t bytes) {
-  while (batch->n < n) {
-    uint32_t size = payloads[batch->n].size;
-    uint32_t slot_class = npi_class_of(size);
-    if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT) || batch->strides + npi_class_stride(slot_class) > bytes) return;
-    if (!add_slot(batch, flow->pool, slot_class, size)) return;
+                 uint64_t most) {
+  const struct npi_pool_segment *const segments = flow->pool->segments;
+  struct npi_slot_record *const records = flow->pool->ledger.records;
+  struct npi_free_list *const lists = flow->pool->ledger.header->free;
+  uint64_t strides = 0, bytes = 0, stride = 0;
+  uint32_t slot_class = NPI_CLASS_COUNT, head = NPI_NONE, n_taken = 0, at = 0;
+  for (; at < n; at++) {
+    uint32_t size = payloads[at].size;
+    if (NPI_UNLIKELY(npi_class_of(size) != slot_class)) {
+      if (n_taken > 0) take_from_list(&lists[slot_class], head, n_taken);
+      n_taken = 0;
+      slot_class = npi_class_of(size);
+      if (slot_class >= NPI_CLASS_COUNT) break;
+      stride = npi_class_stride(slot_class);
+      head = lists[slot_class].head;
+    }
+    if (NPI_UNLIKELY(head == NPI_NONE || strides + stride > most)) break;
+    struct npi_slot_record *record = &records[head];
+    record->generation++;
+    record->state = NPI_SLOT_LOANED;
+    add_slot(batch, segments, record, head, at);
+    head = record->next;
+    n_taken++;
+    strides += stride;
+    bytes += size;
   }
+  if (n_taken > 0) take_from_list(&lists[slot_class], head, n_taken);
+  batch->n = at;
+  batch->strides = strides;
+  batch->bytes = bytes;
 }
 
 static void note(const struct batch *batch, struct npi_outlet *outlet) {
   struct npi_ledger_connection *entry = outlet->entry;
   const uint16_t *stack = outlet->credit_stack + entry->credits_free;
-  uint32_t position = (uint32_t)entry->submitted;
-  for (uint32_t i = 0; i < batch->n; i++) {
+  uint32_t *const credit_slot = outlet->credit_slot;
+  uint32_t *const credit_order = outlet->credit_order;
+  const uint32_t position = (uint32_t)entry->submitted;
+  const uint32_t n = batch->n;
+  for (uint32_t i = 0; i < n; i++) {
     uint32_t credit = *--stack;
-    outlet->credit_slot[credit] = batch->slot[i];
-    outlet->credit_order[credit] = position + i;
+    credit_slot[credit] = batch->slot[i];
+    credit_order[credit] = position + i;
   }
-  entry->credits_free -= batch->n;
-  entry->outstanding += batch->n;
+  entry->credits_free -= n;
+  entry->outstanding += n;
   entry->bytes_out += batch->strides;
+}
+
+/*
+ * Lines that are with the subscriber now: those of the elements to be stored, which it is waiting at, and those of the
+ * returns to be looked at after that. They come while slots are loaned.
+ */
+static void ask_for_rings(const struct npi_outlet *outlet, uint32_t n) {
+  const struct npi_ledger_connection *entry = outlet->entry;
+  for (uint32_t i = 0; i < n; i += ELEMENTS_A_LINE) {
+    npi_prefetch_for_write(&outlet->submissions.element[(entry->submitted + i) & outlet->submissions.mask]);
+  }
+  if (!npi_flow_reap_is_due(outlet)) return;
+  for (uint32_t i = 0; i < REAP_MOST; i += ELEMENTS_A_LINE) {
+    npi_prefetch(&outlet->returns.element[(entry->returned + i) & outlet->returns.mask]);
+  }
 }
 
 /* The credits that note() took are still where they lay: above the stack's end. */
 static void store(const struct batch *batch, struct npi_outlet *outlet) {
-  struct npi_ledger_connection *entry = outlet->entry;
+  struct npi_ledger_connection *const entry = outlet->entry;
   const uint16_t *stack = outlet->credit_stack + entry->credits_free + batch->n;
+  const struct npi_ring ring = outlet->submissions;
+  struct npi_atomic_u64 *const counter = &outlet->block->counter[NPI_SUBMISSION_PUBLISHED];
+  const uint32_t n = batch->n;
   uint64_t position = entry->submitted;
-  for (uint32_t i = 0; i < batch->n; i++) {
-    npi_ring_store(&outlet->submissions, position, with_credit(batch->element[i], *--stack)); /* [ring.submit] */
+  for (uint32_t i = 0; i < n; i++) {
+    npi_ring_store(&ring, position, with_credit(batch->element[i], *--stack)); /* [ring.submit] */
     entry->submitted = ++position;
-    npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_PUBLISHED], position);
+    npi_store_relaxed_u64(counter, position);
   }
   outlet->unwoken = 1;
 }
@@ -153,13 +216,16 @@ static struct npi_outlet *choose_member(const struct npi_flow *flow, uint64_t st
 
 static void loan_to_members(struct npi_flow *flow, struct batch *batch, const struct npi_payload *payloads,
                             uint32_t n) {
-  for (uint32_t i = 0; i < flow->n_outlets; i++) reap(flow, flow->outlets[i], 2 * NPI_BATCH_MAX);
+  for (uint32_t i = 0; i < flow->n_outlets; i++) reap(flow, flow->outlets[i], REAP_MOST);
   while (batch->n < n) {
     uint32_t at = batch->n;
     uint32_t slot_class = npi_class_of(payloads[at].size);
     if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT)) return;
     struct npi_outlet *member = choose_member(flow, npi_class_stride(slot_class));
-    if (member == NULL || !add_slot(batch, flow->pool, slot_class, payloads[at].size)) return;
+    if (member == NULL) return;
+    uint32_t slot = npi_pool_loan(flow->pool, slot_class);
+    if (slot == NPI_NONE) return;
+    add_slot(batch, flow->pool->segments, npi_pool_record(flow->pool, slot), slot, at);
     struct npi_ledger_connection *entry = member->entry;
     uint32_t credit = member->credit_stack[--entry->credits_free];
     member->credit_slot[credit] = batch->slot[at];
@@ -168,6 +234,8 @@ static void loan_to_members(struct npi_flow *flow, struct batch *batch, const st
     entry->bytes_out += npi_class_stride(slot_class);
     batch->element[at] = with_credit(batch->element[at], credit);
     batch->member[at] = member;
+    batch->bytes += payloads[at].size;
+    batch->n++;
   }
 }
 
@@ -184,6 +252,7 @@ uint32_t npi_flow_publish_batch(struct npi_flow *flow, const struct npi_slot_hea
                                 const struct npi_payload *payloads, uint32_t n) {
   struct npi_slot_record *records = flow->pool->ledger.records;
   int is_group = flow->kind == NPI_CHANNEL_GROUP;
+  uint16_t holders = is_group ? 1 : (uint16_t)flow->n_outlets;
   struct batch batch;
   batch.n = 0;
   batch.strides = batch.bytes = 0;
@@ -195,24 +264,20 @@ uint32_t npi_flow_publish_batch(struct npi_flow *flow, const struct npi_slot_hea
   } else {
     uint64_t bytes;
     n = common_credit(flow, n, &bytes);
+    for (uint32_t i = 0; i < flow->n_outlets; i++) ask_for_rings(flow->outlets[i], n);
     loan(flow, &batch, payloads, n, bytes);
   }
   if (batch.n == 0) return 0;
-  fill(&batch, like, flow->sequence, records, payloads);
-  flow->sequence += batch.n;
   for (uint32_t i = 0; !is_group && i < flow->n_outlets; i++) note(&batch, flow->outlets[i]);
-  uint16_t holders = is_group ? 1 : (uint16_t)flow->n_outlets;
-  for (uint32_t i = 0; i < batch.n; i++) {
-    records[batch.slot[i]].holders = holders;
-    records[batch.slot[i]].state = NPI_SLOT_OUTSTANDING;
-  }
+  fill(&batch, like, flow->sequence, holders, records, payloads);
+  flow->sequence += batch.n;
   if (is_group) store_to_members(&batch);
   for (uint32_t i = 0; !is_group && i < flow->n_outlets; i++) store(&batch, flow->outlets[i]);
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, (uint64_t)batch.n * holders);
   npi_flow_count(flow, NPI_PUBLISHER_PUBLISHED, batch.n);
   npi_flow_count(flow, NPI_PUBLISHER_BYTES, batch.bytes);
   for (uint32_t i = 0; !is_group && i < flow->n_outlets; i++) {
-    if (npi_flow_reap_is_due(flow->outlets[i])) reap(flow, flow->outlets[i], 2 * NPI_BATCH_MAX);
+    if (npi_flow_reap_is_due(flow->outlets[i])) reap(flow, flow->outlets[i], REAP_MOST);
   }
   return batch.n;
 }

@@ -3,10 +3,10 @@
  * Many events at once: for who has a row of payloads in private memory, all with the same header, as a decoder has
  * that was given 64 KiB of a stream.
  *
- * The same steps in the same order as npi_flow_publish for each, but step by step for all of them: slots, contents,
- * ledger, elements, returns. What is gained is not so much instructions as cache lines on their way: lines of slots
- * are asked for ahead and together, and the elements of eight events, which lie in one line, are stored in a row, where
- * one by one each of them would have to fetch the line back from a subscriber that is waiting at it.
+ * The same steps in the same order as npi_flow_publish for each, but step by step for all of them: slots, ledger,
+ * contents, elements, returns. What is gained is less the instructions than the cache lines on their way: eight elements
+ * lie in one line, and are stored in a row, where one by one each of them would have to fetch the line back from a
+ * subscriber that is waiting at it; and returns are looked for once.
  */
 #ifndef NPI_CORE_FLOW_BATCH_H
 #define NPI_CORE_FLOW_BATCH_H
