@@ -79,7 +79,7 @@ start_broker() {
 worker_of() {
   local found
   for _ in $(seq 100); do
-    found=$(ps -o pid= --ppid "$1" | head -1 | tr -d ' ')
+    found=$(ps -o pid=,comm= --ppid "$1" | awk '$2 ~ /^numapool-ingest/ { print $1; exit }')
     [[ -n $found ]] && { echo "$found"; return 0; }
     sleep 0.05
   done

@@ -41,6 +41,11 @@ struct row {
   uint32_t n;
 };
 
+static inline void add(struct row *row, const uint8_t *payload, uint32_t size, size_t end) {
+  row->payload[row->n] = (struct npi_payload){.bytes = payload, .size = size};
+  row->end[row->n++] = end;
+}
+
 /*
  * Frames with a length prefix of four bytes that are there whole and right: most of all work on streams, so without a
  * call for each. All else, and every error, is left to the decoder. Returns where the last one ends.
@@ -56,9 +61,9 @@ static inline size_t gather_prefixed(const struct npi_framing *framing, const ui
     memcpy(&length, bytes + at, sizeof(length));
     length = big_endian ? be32toh(length) : le32toh(length);
     if (length == 0 || length > max_frame || n - at - sizeof(length) < length) break;
-    row->payload[row->n] = (struct npi_payload){.bytes = bytes + at + sizeof(length), .size = length};
-    at += sizeof(length) + length;
-    row->end[row->n++] = at;
+    at += sizeof(length);
+    add(row, bytes + at, length, at + length);
+    at += length;
   }
   return at;
 }
@@ -122,8 +127,7 @@ static enum decoded decode(struct npi_ingest_connection *connection, const uint8
                                                                  &connection->needed, &error);
       if (result != NPI_FRAME_READY || framing->kind == NPI_FRAMING_EVENTSTREAM) break;
       ahead += frame.consumed;
-      row.payload[row.n] = (struct npi_payload){.bytes = frame.payload, .size = (uint32_t)frame.payload_bytes};
-      row.end[row.n++] = ahead;
+      add(&row, frame.payload, (uint32_t)frame.payload_bytes, ahead);
     }
     n_delivered = npi_ingest_deliver_batch(listener, &event, row.payload, row.n, &connection->holds_frame);
     if (n_delivered > 0) {

@@ -39,6 +39,7 @@ enum {
   WORK_BATCH = 64,
   DATAGRAM_BURST = 16,     /* of one reap: there are more */
   DATAGRAM_ROUNDS = 64,    /* of one turn */
+  STREAM_BURST = 4,        /* of one turn: work that datagrams must not wait for */
   NAME_BYTES = 128,        /* sockaddr_storage: a Unix sender's name fits too */
   CONTROL_BYTES = 32,      /* one SO_TIMESTAMPNS */
   ERROR_DELAY_MS_MAX = 100 /* a socket that only fails is asked ten times a second */
@@ -72,6 +73,7 @@ struct uring {
   struct msghdr shapes[2]; /* of a datagram's name and control bytes, by has_timestamps; read at arming */
   uint64_t earliest_ns;    /* when a source that had an error may be armed again; UINT64_MAX: none */
   uint32_t n_datagrams;    /* of the last reap */
+  uint32_t n_streams;      /* buffers of streams since the turn began */
   uint32_t features;
   uint32_t enter_flags;
 };
@@ -316,7 +318,10 @@ static void complete(struct uring *uring, struct npi_ingest_source *source, int 
     uint8_t *buffer = group->memory + id * group->stride;
 
     source->n_errors = 0;
-    if (source->kind == NPI_SOURCE_DATAGRAM) uring->n_datagrams++;
+    if (source->kind == NPI_SOURCE_DATAGRAM)
+      uring->n_datagrams++;
+    else
+      uring->n_streams++;
     if (result > 0 && !source->closing) {
       if (source->kind == NPI_SOURCE_DATAGRAM)
         give_datagram(uring, source, buffer, (uint32_t)result);
@@ -367,6 +372,11 @@ static int enter(struct uring *uring, uint64_t timeout_ns) {
                          sizeof(argument));
 }
 
+/* Beside streams any number counts: what a kernel hands over in one go is a mixture, and its size is the kernel's. */
+static int expects_datagrams(const struct uring *uring) {
+  return uring->n_datagrams >= DATAGRAM_BURST || (uring->n_datagrams > 0 && uring->n_streams >= STREAM_BURST);
+}
+
 static int uring_turn(struct npi_ingest_backend *backend, uint64_t timeout_ns) {
   struct uring *uring = (struct uring *)backend;
   int result;
@@ -384,10 +394,11 @@ static int uring_turn(struct npi_ingest_backend *backend, uint64_t timeout_ns) {
   uring->handler.woke(uring->handler.context);
   if (result < 0 && result != -ETIME && result != -EINTR && result != -EBUSY && result != -EAGAIN)
     return npi_fail_errno(NP_ERR_SYSTEM, -result, "io_uring_enter");
+  uring->n_streams = 0;
   reap(uring);
   /* The kernel gives the same number of completions to each source, but one of a stream may be a thousand times the
    * work of a datagram's; and what waits in a socket of datagrams is lost when more comes. */
-  for (int round = 0; round < DATAGRAM_ROUNDS && uring->n_datagrams >= DATAGRAM_BURST; round++) {
+  for (int round = 0; round < DATAGRAM_ROUNDS && expects_datagrams(uring); round++) {
     result = enter(uring, 0);
     if (result < 0) break; /* the next turn sees it, too */
     reap(uring);

@@ -259,7 +259,7 @@ uint32_t npi_flow_publish_batch(struct npi_flow *flow, const struct npi_slot_hea
   if (n > NPI_BATCH_MAX) n = NPI_BATCH_MAX;
   if (flow->n_outlets == 0) return 0;
   if (is_group) {
-    if (flow->n_waiting > 0 || flow->n_members != flow->n_outlets) return 0;
+    if (npi_flow_has_waiting(flow) || flow->n_members != flow->n_outlets) return 0;
     loan_to_members(flow, &batch, payloads, n);
   } else {
     uint64_t bytes;

@@ -326,3 +326,47 @@ Test(ingest_backend, silent_connections_cost_nothing) {
   idle(&uring);
   idle(&epoll);
 }
+
+/*
+ * Streams that are never empty, and datagrams that come all the time. The kernel gives each source the same number of
+ * completions, and one of a stream brings two hundred times as many events; so datagrams must get more than their turn.
+ */
+static void flood(const struct rig_variant *variant) {
+  enum { STREAMS = 4, TURNS = 100, A_TURN = 200, BEHIND_MOST = 2 * A_TURN };
+  struct rig *rig = rig_new();
+  uint32_t stream = rig_listen(rig, NPI_CONFIG_TCP, NPI_FRAMING_LENGTH_PREFIX);
+  uint32_t datagrams = rig_listen(rig, NPI_CONFIG_UDP, NPI_FRAMING_DATAGRAM);
+  static uint8_t frames[64 * 1024];
+  size_t at[STREAMS] = {0};
+  int fd[STREAMS], sender;
+  uint64_t sent = 0, behind = 0;
+
+  for (size_t i = 0; i < sizeof(frames); i += 64) frames[i + 3] = 60;
+  rig_start(rig, variant);
+  for (int i = 0; i < STREAMS; i++) fd[i] = rig_connect(rig, stream);
+  sender = rig_connect(rig, datagrams);
+  RIG_UNTIL(rig, npi_ingest_connections(rig->ingest) == STREAMS);
+  for (int turn = 0; turn < TURNS; turn++) {
+    for (int i = 0; i < STREAMS; i++) {
+      ssize_t n;
+      while ((n = send(fd[i], frames + at[i], sizeof(frames) - at[i], MSG_NOSIGNAL)) > 0)
+        at[i] = (at[i] + (size_t)n) % sizeof(frames);
+    }
+    for (int i = 0; i < A_TURN; i++) sent += send(sender, "datagram", 8, 0) == 8;
+    rig_turn(rig);
+    behind = sent - rig_count(rig, datagrams, NPI_LISTENER_RECEIVED);
+    cr_assert_leq(behind, BEHIND_MOST, "%s, turn %d: %lu of %lu datagrams still wait", variant->name, turn,
+                  (unsigned long)behind, (unsigned long)sent);
+  }
+  cr_assert_gt(rig_count(rig, stream, NPI_LISTENER_RECEIVED), 10 * sent, "%s: the streams were no flood",
+               variant->name);
+  RIG_UNTIL(rig, rig_count(rig, datagrams, NPI_LISTENER_RECEIVED) == sent);
+  for (int i = 0; i < STREAMS; i++) close(fd[i]);
+  close(sender);
+  rig_free(rig);
+}
+
+Test(ingest_backend, a_flood_of_stream_bytes_does_not_starve_datagrams) {
+  flood(&uring);
+  flood(&epoll);
+}
