@@ -10,6 +10,8 @@ foreach(layer IN ITEMS base os shm core wire client)
   endif()
   add_library(npi_${layer} OBJECT ${sources})
   target_link_libraries(npi_${layer} PRIVATE npi_flags)
+  # Two words stored as one vector cost more instructions than they save, and a load of one of them waits.
+  target_compile_options(npi_${layer} PRIVATE -fno-tree-slp-vectorize)
   list(APPEND NPI_LIBRARY_OBJECTS $<TARGET_OBJECTS:npi_${layer}>)
 endforeach()
 

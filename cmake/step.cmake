@@ -4,8 +4,9 @@
 if(NUMAPOOL_SANITIZE OR NOT NUMAPOOL_RELIABILITY)
   return() # what is stepped is the code that is delivered
 endif()
-set(step_wrapped memcpy malloc calloc realloc free snprintf vsnprintf npi_client_tell npi_client_request
-  npi_client_news npi_link_adopt_deferred npi_event_ring npi_event_clear npi_clock_monotonic npi_membarrier_all)
+set(step_wrapped memcpy malloc calloc realloc free snprintf vsnprintf npi_endpoint_alloc npi_endpoint_free
+  npi_client_tell npi_client_request npi_client_news npi_link_adopt_deferred npi_event_ring npi_event_clear
+  npi_clock_monotonic npi_membarrier_all)
 list(TRANSFORM step_wrapped PREPEND "LINKER:--wrap=" OUTPUT_VARIABLE step_link_options)
 
 file(GLOB step_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/step/*.c")

@@ -345,13 +345,13 @@ struct np_client *np_disconnect(struct np_client *client) {
   while (client->publishers != NULL) {
     struct np_publisher *next = client->publishers->next;
     npi_flow_deinit(&client->publishers->flow);
-    free(client->publishers);
+    npi_endpoint_free(client->publishers);
     client->publishers = next;
   }
   while (client->subscribers != NULL) {
     struct np_subscriber *next = client->subscribers->next;
     free(client->subscribers->inlets);
-    free(client->subscribers);
+    npi_endpoint_free(client->subscribers);
     client->subscribers = next;
   }
   while (client->peers != NULL) npi_peer_free(client, client->peers);

@@ -42,12 +42,17 @@ struct npi_peer {
   struct npi_peer *next;
 };
 
-struct npi_link {      /* a connection, either end */
-  uint32_t slot;       /* in client->links */
+struct npi_link { /* a connection, either end */
+  /* Inlets, read at each release or take: what the events of it are marked with; the publisher's doorbell, or a word
+   * that is never AWAKE where a release has more to look at; the publisher's index in the registry. */
+  uint64_t mark;
+  const struct npi_atomic_u64 *bell_word;
+  uint32_t publisher;
+  uint32_t slot; /* in client->links */
+  struct npi_inlet inlet;
   uint32_t connection; /* index in the registry */
   uint32_t version;
   uint32_t role;
-  uint32_t publisher; /* registry index of the publisher at the other end (inlets) */
   struct npi_peer *peer;
   struct np_publisher *np_publisher; /* NULL: closed, only returns are awaited */
   struct np_subscriber *np_subscriber;
@@ -55,7 +60,6 @@ struct npi_link {      /* a connection, either end */
   uint8_t cut;      /* take nothing more */
   uint8_t lie_reported;
   struct npi_outlet outlet;
-  struct npi_inlet inlet;
 };
 
 /* Credit arrays that were given back, by log2 of their capacity, for the next connection of that size. */
@@ -64,9 +68,12 @@ struct npi_credit_block {
   struct npi_credit_block *next;
 };
 
+/* Publishers and subscribers lie in pages that a forked child finds zeroed: there, client is NULL. */
 struct np_publisher {
   struct np_client *client;
   uint32_t index, version, channel;
+  uint64_t loan_word;   /* what each loaned event has from topic_size to publisher */
+  uint64_t header_word; /* what each header has from port to channel */
   struct npi_flow flow;
   uint32_t wanted_class; /* of the loan or publish that met a condition */
   uint8_t wants_slot;    /* NP_EMPTY */
@@ -74,19 +81,23 @@ struct np_publisher {
   uint8_t hidden;        /* the program did not open it: it carries the dead letters of others of this client */
   uint32_t n_users;      /* hidden: publishers of groups that use it */
   struct np_publisher *dead_letter; /* hidden publisher for what this group gives up; NULL: none */
+  uint8_t looks;                    /* publishes on the long way; now and then one looks at the clock */
   char channel_name[NPI_NAME_BYTES];
   struct np_publisher *next;
 };
 
 struct np_subscriber {
+  /* Whose turn it is, while nothing out of the ordinary has to be looked at: the doorbell is AWAKE, the connection is
+   * not cut. NULL: np_take looks at everything (take_any), and sets it again. */
+  struct npi_link *current;
   struct np_client *client;
-  uint32_t index, version, channel;
-  struct npi_link **inlets;
-  uint32_t n_inlets, capacity;
-  uint32_t n_draining; /* inlets whose publisher is gone or closed */
-  uint32_t turn;       /* inlet whose turn it is */
-  uint32_t turn_left;  /* events before the next one's */
   struct npi_endpoint_counters *counters;
+  uint32_t turn_left; /* events before the next one's turn */
+  uint32_t turn;      /* inlet whose turn it is */
+  uint32_t n_inlets, capacity;
+  struct npi_link **inlets;
+  uint32_t n_draining; /* inlets whose publisher is gone or closed */
+  uint32_t index, version, channel;
   struct np_subscriber *next;
 };
 
@@ -166,9 +177,9 @@ struct np_client {
 
 #define NPI_CLIENT_ALIVE UINT32_C(0x4e554d41)
 
-/* Every public function begins with it: a forked child has none of the mappings. */
+/* Every public function begins with it, or with a look at the endpoint's client: a forked child has no mappings. */
 static inline int npi_client_usable(const struct np_client *client) {
-  return NPI_LIKELY(*client->alive == NPI_CLIENT_ALIVE);
+  return NPI_LIKELY(client != NULL && *client->alive == NPI_CLIENT_ALIVE);
 }
 int npi_client_forked(void); /* fails with NP_ERR_FORKED */
 
@@ -188,6 +199,10 @@ static inline int npi_cancel_off(void) {
 static inline void npi_cancel_restore(int before) {
   pthread_setcancelstate(before, NULL);
 }
+
+/* endpoint.c: memory of a publisher or subscriber, at most a page, zeroed; zeroed again in a forked child. */
+void *npi_endpoint_alloc(void);
+void *npi_endpoint_free(void *endpoint);
 
 /* request.c: one exchange with the broker. reply is filled; NP_ERR_* of the broker with its text. */
 int npi_client_request(struct np_client *client, struct npi_control_frame *frame, struct npi_control_frame *reply,

@@ -75,6 +75,7 @@ static void subscriber_remove(struct np_subscriber *subscriber, const struct npi
     subscriber->inlets[i] = subscriber->inlets[--subscriber->n_inlets];
     subscriber->n_draining -= link->draining;
     subscriber->turn = 0;
+    subscriber->current = NULL;
     return;
   }
 }
@@ -88,6 +89,7 @@ static int subscriber_add(struct np_subscriber *subscriber, struct npi_link *lin
     subscriber->capacity = capacity;
   }
   subscriber->inlets[subscriber->n_inlets++] = link;
+  subscriber->current = NULL; /* they take turns from now on */
   return 0;
 }
 
@@ -191,6 +193,8 @@ static int make_inlet(struct np_client *client, struct npi_link *link, const str
   int status =
       npi_inlet_init(&link->inlet, returns, submissions, capacity, link->peer->segments, link->peer->n_segments);
   if (status != 0) return status;
+  link->mark = link->slot | (uint64_t)link->version << 32;
+  link->bell_word = npi_bell_word(&link->peer->credits_bell);
   link->np_subscriber = subscriber;
   return subscriber_add(subscriber, link);
 }
@@ -410,6 +414,8 @@ void npi_link_end(struct np_client *client, const struct npi_control_frame *fram
   }
   if (!link->draining && link->np_subscriber != NULL) link->np_subscriber->n_draining++;
   link->draining = 1;
+  link->bell_word = &npi_bell_never_awake.word; /* the last release lets go */
+  if (link->np_subscriber != NULL) link->np_subscriber->current = NULL;
   link->cut |= reason == NPI_REASON_LIE;
   uint64_t element;
   if (npi_inlet_held(&link->inlet) == 0 && (link->cut || !npi_inlet_look(&link->inlet, &element))) {

@@ -16,9 +16,14 @@ void np_publisher_options_init(struct np_publisher_options *options) {
   *options = (struct np_publisher_options){.size = sizeof *options};
 }
 
-/* Stands in the header of a slot on loan, where the sequence comes when it is published: whose loan it is. */
-static inline uint64_t loan_mark(const struct np_publisher *publisher) {
-  return (uint64_t)publisher->version << 32 | publisher->index;
+/* Stands in the record of a slot on loan, where a free one has the next: whose loan it is. No slot has that number. */
+#define LOAN_MARK UINT32_C(0x80000000)
+_Static_assert((uint64_t)NPI_SEGMENTS_PER_CLIENT_MAX *(NPI_SEGMENT_BYTES_MAX / NPI_CHUNK_BYTES) *
+                       NPI_SLOTS_PER_CHUNK_MAX <
+                   LOAN_MARK,
+               "a slot's number is no mark");
+static inline uint32_t loan_mark(const struct np_publisher *publisher) {
+  return publisher->index | LOAN_MARK;
 }
 
 static void publisher_unlink(struct np_publisher *publisher) {
@@ -53,8 +58,8 @@ static int open_dead_letter(struct np_publisher *publisher, const char *channel)
 static int open_endpoint(struct np_client *client, const char *channel, uint32_t flags, struct np_publisher **out) {
   struct npi_control_frame frame;
   struct npi_control_frame reply;
-  struct np_publisher *publisher = calloc(1, sizeof *publisher);
-  if (publisher == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a publisher");
+  struct np_publisher *publisher = npi_endpoint_alloc();
+  if (publisher == NULL) return npi_trail(NP_ERR_NO_MEMORY, "no memory for a publisher");
   publisher->client = client;
   memcpy(publisher->channel_name, channel, strlen(channel) + 1);
   npi_control_init(&frame, NPI_CONTROL_OPEN_PUBLISHER, 0, 0);
@@ -67,13 +72,15 @@ static int open_endpoint(struct np_client *client, const char *channel, uint32_t
   }
   if (status != 0) {
     npi_link_drop_deferred(client);
-    free(publisher);
+    npi_endpoint_free(publisher);
     return npi_trail(status, "cannot publish on channel \"%s\"", channel);
   }
   struct npi_endpoint_counters *counters = (void *)(client->page + client->endpoints_offset);
   publisher->index = reply.body.open_publisher_reply.publisher;
   publisher->version = reply.body.open_publisher_reply.publisher_version;
   publisher->channel = reply.body.open_publisher_reply.channel;
+  publisher->loan_word = (uint64_t)publisher->index << 32 | NP_PRIORITY_NORMAL << 16;
+  publisher->header_word = (uint64_t)publisher->channel << 32;
   npi_flow_init(&publisher->flow, &client->pool, reply.body.open_publisher_reply.kind,
                 reply.body.open_publisher_reply.on_full, &counters[reply.body.open_publisher_reply.counters]);
   publisher->next = client->publishers;
@@ -149,26 +156,26 @@ struct np_publisher *np_publisher_close(struct np_publisher *publisher) {
   frame.body.close_endpoint.version = publisher->version;
   npi_client_request(client, &frame, &reply, OPEN_TIMEOUT_MS); /* without a broker there is nobody to tell */
   npi_flow_deinit(&publisher->flow);
-  free(publisher);
+  npi_endpoint_free(publisher);
   return NULL;
 }
 
 /* ---- the hot path ------------------------------------------------------------------------------------------ */
 
-/* Writes the header of a loaned slot and the event that names it. */
-static inline int hand_out(struct np_publisher *publisher, size_t size, uint32_t slot, struct np_event *event) {
+/* Fills in the event that names a loaned slot. The slot's header is written when it is published. */
+NPI_INLINE int hand_out(struct np_publisher *publisher, size_t size, uint32_t slot, struct np_event *event) {
   const struct npi_pool *pool = &publisher->client->pool;
-  const struct npi_slot_record *record = npi_pool_record(pool, slot);
+  struct npi_slot_record *record = npi_pool_record(pool, slot);
   struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
-  *header = (struct npi_slot_header){.sequence = loan_mark(publisher),
-                                     .listener = NPI_NONE,
-                                     .generation = record->generation,
-                                     .channel = publisher->channel};
-  *event = (struct np_event){.data = (uint8_t *)header + NPI_SLOT_HEADER_BYTES,
-                             .size = size,
-                             .priority = NP_PRIORITY_NORMAL,
-                             .publisher = publisher->index,
-                             .token = {slot | (uint64_t)record->generation << 32, (uintptr_t)header}};
+  record->next = loan_mark(publisher);
+  event->data = (uint8_t *)header + NPI_SLOT_HEADER_BYTES;
+  event->size = size;
+  event->sequence = 0;
+  event->time_ns = 0;
+  event->topic = NULL;
+  memcpy(&event->topic_size, &publisher->loan_word, sizeof publisher->loan_word);
+  event->token[0] = slot | (uint64_t)record->generation << 32;
+  event->token[1] = (uintptr_t)header;
   return NP_OK;
 }
 
@@ -191,14 +198,18 @@ static int loan_slow(struct np_publisher *publisher, size_t size, struct np_even
   return NP_EMPTY;
 }
 
-int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event) {
-  struct np_client *client = publisher->client;
-  if (!npi_client_usable(client)) return npi_client_forked();
-  uint32_t slot_class = npi_class_of(size);
-  if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT)) return loan_slow(publisher, size, event);
-  uint32_t slot = npi_pool_loan(&client->pool, slot_class);
+NPI_INLINE int loan(struct np_publisher *publisher, uint32_t slot_class, size_t size, struct np_event *event) {
+  uint32_t slot = npi_pool_loan(&publisher->client->pool, slot_class);
   if (NPI_UNLIKELY(slot == NPI_NONE)) return loan_slow(publisher, size, event);
   return hand_out(publisher, size, slot, event);
+}
+
+int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event) {
+  if (NPI_UNLIKELY(publisher->client == NULL)) return npi_client_forked();
+  if (NPI_LIKELY(size <= npi_class_bytes(0))) return loan(publisher, 0, size, event);
+  uint32_t slot_class = npi_class_of(size);
+  if (NPI_UNLIKELY(slot_class >= NPI_CLASS_COUNT)) return loan_slow(publisher, size, event);
+  return loan(publisher, slot_class, size, event);
 }
 
 /* The record of an event that is on loan to the program; NULL: it is not (published, discarded, made up). */
@@ -206,7 +217,8 @@ NPI_INLINE struct npi_slot_record *loaned(const struct np_client *client, const 
   uint32_t slot = (uint32_t)event->token[0];
   if (NPI_UNLIKELY(slot >= npi_ledger_record_count(&client->pool.ledger))) return NULL;
   struct npi_slot_record *record = npi_pool_record(&client->pool, slot);
-  if (NPI_UNLIKELY(record->state != NPI_SLOT_LOANED || record->generation != event->token[0] >> 32)) return NULL;
+  if (NPI_UNLIKELY(record->generation != event->token[0] >> 32)) return NULL;
+  if (NPI_UNLIKELY(record->use >> NPI_USE_STATE_SHIFT != NPI_SLOT_LOANED)) return NULL;
   return record;
 }
 
@@ -251,18 +263,45 @@ static int met_full(struct np_publisher *publisher, uint32_t slot_class) {
   return NP_FULL;
 }
 
-/* The header takes over what the program may have set. The slot holds that much: checked by the caller. */
-NPI_INLINE struct npi_slot_header *fill_header(const struct np_event *event) {
+/* Neighbours that are written as one word, here and in np_loan. */
+NPI_ASSERT_OFFSET(struct np_event, priority, offsetof(struct np_event, topic_size) + 2);
+NPI_ASSERT_OFFSET(struct np_event, flags, offsetof(struct np_event, topic_size) + 3);
+NPI_ASSERT_OFFSET(struct np_event, publisher, offsetof(struct np_event, topic_size) + 4);
+NPI_ASSERT_OFFSET(struct npi_slot_header, generation, offsetof(struct npi_slot_header, listener) + 4);
+NPI_ASSERT_OFFSET(struct npi_slot_header, channel, offsetof(struct npi_slot_header, port) + 4);
+
+/* Who filled in the header: nobody yet, or the ingest worker, whose words about the origin stay. */
+enum origin { FROM_PROGRAM, FROM_SOCKET };
+
+/*
+ * The header takes over what the program may have set. The slot holds that much: checked by the caller. What only
+ * sockets have (connection, address) is looked at only where there is a listener, so it is not cleared here.
+ */
+NPI_INLINE struct npi_slot_header *fill_header(const struct np_publisher *publisher, const struct np_event *event,
+                                               enum origin origin) {
   struct npi_slot_header *header = (void *)(uintptr_t)event->token[1]; /* token[0] was checked, they go together */
-  if (event->time_ns != 0) header->time_ns = event->time_ns;
-  npi_slot_sizes_store(header, npi_slot_sizes((uint32_t)event->size, event->topic_size, event->priority,
-                                              header->flags /* the worker's */));
+  uint8_t flags = 0;
+  if (origin == FROM_SOCKET) {
+    if (event->time_ns != 0) header->time_ns = event->time_ns;
+    flags = header->flags;
+  } else {
+    header->time_ns = event->time_ns;
+    uint64_t listener_and_generation = event->token[0] | NPI_NONE;
+    memcpy(&header->listener, &listener_and_generation, sizeof listener_and_generation);
+    memcpy(&header->port, &publisher->header_word, sizeof publisher->header_word);
+  }
+  uint32_t
+      small; /* topic_size, priority, flags: as in the sizes word, but for the flags, which are not the program's */
+  memcpy(&small, &event->topic_size, sizeof small);
+  small = (small & 0xffffff) | (uint32_t)flags << 24;
+  npi_slot_sizes_store(header, (uint32_t)event->size | (uint64_t)small << 32);
   return header;
 }
 
 /* All cases of publishing, without a look at the doorbells. */
-static int publish_any(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));
-static int publish_any(struct np_publisher *publisher, struct np_event *event) {
+static int publish_any(struct np_publisher *publisher, struct np_event *event, enum origin origin)
+    __attribute__((noinline));
+static int publish_any(struct np_publisher *publisher, struct np_event *event, enum origin origin) {
   struct np_client *client = publisher->client;
   if (NPI_UNLIKELY(npi_client_has_news(client))) npi_client_news(client);
   struct npi_slot_record *record = loaned(client, event);
@@ -273,7 +312,7 @@ static int publish_any(struct np_publisher *publisher, struct np_event *event) {
     return npi_fail(NP_ERR_ARGUMENT, "event->size is %zu, topic %u: the loaned slot holds %llu", event->size,
                     event->topic_size, (unsigned long long)room);
   }
-  int status = npi_flow_publish(&publisher->flow, (uint32_t)event->token[0], fill_header(event));
+  int status = npi_flow_publish(&publisher->flow, (uint32_t)event->token[0], fill_header(publisher, event, origin));
   if (NPI_UNLIKELY(publisher->flow.broken != 0)) report_lies(publisher);
   if (NPI_UNLIKELY(status == NP_FULL)) return met_full(publisher, slot_class);
   event->data = NULL;
@@ -282,41 +321,21 @@ static int publish_any(struct np_publisher *publisher, struct np_event *event) {
 }
 
 /* One subscriber, with credit, and no news: most publishes. NULL: not that case, nothing happened. */
-NPI_INLINE struct npi_outlet *publish_only(struct np_publisher *publisher, struct np_event *event) {
+NPI_INLINE struct npi_outlet *publish_only(struct np_publisher *publisher, struct np_event *event, enum origin origin) {
   struct np_client *client = publisher->client;
+  if (NPI_UNLIKELY(client == NULL)) return NULL;
   if (NPI_UNLIKELY(npi_client_has_news(client))) return NULL;
   struct npi_slot_record *record = loaned(client, event);
   if (NPI_UNLIKELY(record == NULL)) return NULL;
   uint64_t room = npi_class_bytes(record->slot_class);
   if (NPI_UNLIKELY(event->size > room || event->topic_size > room - event->size)) return NULL;
   struct npi_outlet *outlet =
-      npi_flow_publish_only(&publisher->flow, (uint32_t)event->token[0], record, fill_header(event), event->size);
+      npi_flow_publish_short(&publisher->flow, (uint32_t)event->token[0], record, fill_header(publisher, event, origin),
+                             NPI_SLOT_HEADER_BYTES + room, event->size);
   if (NPI_UNLIKELY(outlet == NULL)) return NULL;
   event->data = NULL;
   event->token[0] = UINT64_MAX;
   return outlet;
-}
-
-/* Now and then on the way of a busy publisher, whose subscribers never sleep. */
-enum { TRIM_EVERY_EVENTS = 256 }; /* then a look at the clock */
-NPI_INLINE int trim_is_due(const struct np_publisher *publisher) {
-  return NPI_UNLIKELY(publisher->flow.sequence % TRIM_EVERY_EVENTS == 0);
-}
-
-/* After the store: many are out. */
-static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((noinline));
-static int reap_some(struct np_publisher *publisher, struct npi_outlet *outlet) {
-  npi_flow_reap_due(&publisher->flow, outlet);
-  if (trim_is_due(publisher)) npi_client_trim(publisher->client, npi_clock_monotonic());
-  if (NPI_UNLIKELY(publisher->flow.broken != 0)) report_lies(publisher);
-  return NP_OK;
-}
-
-int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
-  struct npi_outlet *outlet = publish_only(publisher, event);
-  if (NPI_UNLIKELY(outlet == NULL)) return publish_any(publisher, event);
-  outlet->unwoken = 1;
-  return npi_flow_reap_is_due(outlet) ? reap_some(publisher, outlet) : NP_OK;
 }
 
 static void wake(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
@@ -340,38 +359,55 @@ void npi_publisher_flush(struct np_publisher *publisher) {
     struct npi_outlet *outlet = flow->outlets[i];
     if (!outlet->unwoken) continue;
     outlet->unwoken = 0;
-    if (NPI_UNLIKELY(npi_bell_look(outlet->bell))) wake(publisher, outlet);
+    if (npi_bell_word_look(outlet->bell_word)) wake(publisher, outlet);
   }
   if (NPI_UNLIKELY(flow->dead_letter != NULL && flow->dead_letter->stored)) flush_dead_letters(publisher);
 }
 
-static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));
-static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) {
-  int status = publish_any(publisher, event);
-  npi_publisher_flush(publisher);
-  if (trim_is_due(publisher)) npi_client_trim(publisher->client, npi_clock_monotonic());
+/* The long way: also each time that it is time to look for returns. Busy publishers, whose subscribers never sleep,
+ * come by here at least once in NPI_REAP_AT events, and give idle memory back. */
+enum { TRIM_EVERY_LOOKS = 8 }; /* then a look at the clock */
+static int publish_long(struct np_publisher *publisher, struct np_event *event, enum origin origin)
+    __attribute__((noinline));
+static int publish_long(struct np_publisher *publisher, struct np_event *event, enum origin origin) {
+  if (!npi_client_usable(publisher->client)) return npi_client_forked();
+  int status = publish_any(publisher, event, origin);
+  if (++publisher->looks % TRIM_EVERY_LOOKS == 0) npi_client_trim(publisher->client, npi_clock_monotonic());
   return status;
 }
 
-static int wake_and_reap(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
-static int wake_and_reap(struct np_publisher *publisher, struct npi_outlet *outlet) {
+static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) __attribute__((noinline));
+static int publish_and_flush(struct np_publisher *publisher, struct np_event *event) {
+  int status = publish_long(publisher, event, FROM_PROGRAM);
+  if (status >= 0) npi_publisher_flush(publisher);
+  return status;
+}
+
+static int woken(struct np_publisher *publisher, struct npi_outlet *outlet) __attribute__((cold, noinline));
+static int woken(struct np_publisher *publisher, struct npi_outlet *outlet) {
   wake(publisher, outlet);
-  return reap_some(publisher, outlet);
+  return NP_OK;
 }
 
 int np_publish(struct np_publisher *publisher, struct np_event *event) {
-  if (!npi_client_usable(publisher->client)) return npi_client_forked();
-  struct npi_outlet *outlet = publish_only(publisher, event);
+  struct npi_outlet *outlet = publish_only(publisher, event, FROM_PROGRAM);
   if (NPI_UNLIKELY(outlet == NULL)) return publish_and_flush(publisher, event);
-  if (NPI_UNLIKELY(npi_bell_look(outlet->bell))) return wake_and_reap(publisher, outlet);
-  return npi_flow_reap_is_due(outlet) || trim_is_due(publisher) ? reap_some(publisher, outlet) : NP_OK;
+  if (npi_bell_word_look(outlet->bell_word)) return woken(publisher, outlet);
+  return NP_OK;
+}
+
+NPI_INLINE int publish_quiet(struct np_publisher *publisher, struct np_event *event, enum origin origin) {
+  struct npi_outlet *outlet = publish_only(publisher, event, origin);
+  if (NPI_UNLIKELY(outlet == NULL)) return publish_long(publisher, event, origin);
+  outlet->unwoken = 1;
+  return NP_OK;
 }
 
 int64_t np_publish_many(struct np_publisher *publisher, struct np_event *events, size_t n) {
   size_t done = 0;
   int status = NP_OK;
   if (!npi_client_usable(publisher->client)) return npi_client_forked();
-  while (done < n && (status = npi_publish_quiet(publisher, &events[done])) == NP_OK) done++;
+  while (done < n && (status = publish_quiet(publisher, &events[done], FROM_PROGRAM)) == NP_OK) done++;
   npi_publisher_flush(publisher);
   return status < 0 && done == 0 ? status : (int64_t)done;
 }
@@ -389,7 +425,15 @@ int np_discard(struct np_publisher *publisher, struct np_event *event) {
 
 struct npi_slot_header *npi_event_header(struct np_publisher *publisher, const struct np_event *event) {
   const struct npi_slot_record *record = loaned(publisher->client, event);
-  return record == NULL ? NULL : npi_pool_slot(&publisher->client->pool, record->handle);
+  if (record == NULL) return NULL;
+  struct npi_slot_header *header = npi_pool_slot(&publisher->client->pool, record->handle);
+  *header =
+      (struct npi_slot_header){.listener = NPI_NONE, .generation = record->generation, .channel = publisher->channel};
+  return header;
+}
+
+int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event) {
+  return publish_quiet(publisher, event, FROM_SOCKET);
 }
 
 void npi_publisher_skip(struct np_publisher *publisher, uint64_t n) {

@@ -27,8 +27,8 @@ int np_subscriber_open(struct np_client *client, const char *channel, const stru
   }
   np_subscriber_options_init(&chosen);
   if (options != NULL) memcpy(&chosen, options, options->size < sizeof chosen ? options->size : sizeof chosen);
-  struct np_subscriber *subscriber = calloc(1, sizeof *subscriber);
-  if (subscriber == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for a subscriber");
+  struct np_subscriber *subscriber = npi_endpoint_alloc();
+  if (subscriber == NULL) return npi_trail(NP_ERR_NO_MEMORY, "no memory for a subscriber");
   subscriber->client = client;
   npi_control_init(&frame, NPI_CONTROL_OPEN_SUBSCRIBER, 0, 0);
   memcpy(frame.body.open_subscriber.channel, channel, strlen(channel) + 1);
@@ -44,7 +44,7 @@ int np_subscriber_open(struct np_client *client, const char *channel, const stru
   }
   if (status != 0) {
     npi_link_drop_deferred(client);
-    free(subscriber);
+    npi_endpoint_free(subscriber);
     return npi_trail(status, "cannot subscribe to channel \"%s\"", channel);
   }
   struct npi_endpoint_counters *counters = (void *)(client->page + client->endpoints_offset);
@@ -100,7 +100,7 @@ int np_subscriber_close(struct np_subscriber *subscriber) {
   frame.body.close_endpoint.version = subscriber->version;
   npi_client_request(client, &frame, &reply, OPEN_TIMEOUT_MS); /* without a broker there is nobody to tell */
   free(subscriber->inlets);
-  free(subscriber);
+  npi_endpoint_free(subscriber);
   return NP_OK;
 }
 
@@ -113,6 +113,7 @@ static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint
   const struct npi_peer *peer = link->peer;
   npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_LIES], 1);
   link->cut = 1;
+  subscriber->current = NULL;
   npi_link_report_lie(subscriber->client, link);
   return npi_fail(NP_ERR_CORRUPT,
                   "%s (pid %u) published an element that names no valid slot (segment %u, which is %s here, line %u, "
@@ -123,6 +124,10 @@ static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint
                   link->inlet.held[npi_element_credit(element) % link->inlet.capacity] != 0 ? ", held" : "");
 }
 
+_Static_assert(offsetof(struct np_event, priority) == offsetof(struct np_event, topic_size) + 2 &&
+                   offsetof(struct np_event, flags) == offsetof(struct np_event, topic_size) + 3,
+               "an event has topic_size, priority and flags in the order of a slot header");
+
 NPI_INLINE void fill(struct np_event *event, const struct npi_taken *taken, const struct npi_link *link,
                      uint64_t element) {
   const struct npi_slot_header *header = taken->header;
@@ -131,12 +136,12 @@ NPI_INLINE void fill(struct np_event *event, const struct npi_taken *taken, cons
   event->sequence = header->sequence;
   event->time_ns = header->time_ns;
   event->topic = taken->topic_bytes == 0 ? NULL : (const char *)taken->payload + taken->payload_bytes;
-  event->topic_size = npi_slot_sizes_topic(taken->sizes);
-  event->priority = npi_slot_sizes_priority(taken->sizes);
-  event->flags = npi_slot_sizes_flags(taken->sizes);
+  /* The upper half of that word: topic_size, priority and flags lie side by side here as well. */
+  uint32_t small = (uint32_t)(taken->sizes >> 32);
+  memcpy(&event->topic_size, &small, sizeof small);
   event->publisher = link->publisher;
   event->token[0] = element; /* with its lap: a release names exactly this element */
-  event->token[1] = link->slot | (uint64_t)link->version << 32;
+  event->token[1] = link->mark;
 }
 
 /* Nothing there. Lets go of publishers that are gone and read to the end; 1: look again. */
@@ -165,7 +170,6 @@ static struct npi_link *next_inlet(struct np_subscriber *subscriber, uint64_t *e
     struct npi_link *link = subscriber->inlets[turn];
     if (!link->cut && npi_inlet_look(&link->inlet, element)) {
       subscriber->turn = turn;
-      subscriber->turn_left--;
       return link;
     }
   }
@@ -175,7 +179,7 @@ static struct npi_link *next_inlet(struct np_subscriber *subscriber, uint64_t *e
     struct npi_link *link = subscriber->inlets[at];
     if (link->cut || !npi_inlet_look(&link->inlet, element)) continue;
     subscriber->turn = at;
-    subscriber->turn_left = TURN_EVENTS - 1;
+    subscriber->turn_left = n > 1 ? TURN_EVENTS : UINT32_MAX;
     return link;
   }
   return NULL;
@@ -199,6 +203,7 @@ static int take_any(struct np_subscriber *subscriber, struct np_event *event) __
 static int take_any(struct np_subscriber *subscriber, struct np_event *event) {
   struct np_client *client = subscriber->client;
   uint64_t element;
+  if (!npi_client_usable(client)) return npi_client_forked();
   for (;;) {
     struct npi_link *link = next_inlet(subscriber, &element);
     /* After the look: a segment or an end that was announced before the element was stored is seen here. */
@@ -214,29 +219,26 @@ static int take_any(struct np_subscriber *subscriber, struct np_event *event) {
       return NP_EMPTY;
     }
     if (NPI_UNLIKELY(client->events_bell.state != NPI_BELL_AWAKE)) npi_client_bell_attention(client);
+    subscriber->current = client->events_bell.state == NPI_BELL_AWAKE ? link : NULL;
+    subscriber->turn_left--;
     return open_event(subscriber, link, element, event);
   }
 }
 
 /* The publisher whose turn it is has something, and nothing else has happened: most takes. Or it is the only one. */
 int np_take(struct np_subscriber *subscriber, struct np_event *event) {
-  struct np_client *client = subscriber->client;
+  struct npi_link *link = subscriber->current;
   uint64_t element;
-  if (!npi_client_usable(client)) return npi_client_forked();
-  uint32_t n = subscriber->n_inlets;
-  uint32_t turn = subscriber->turn;
-  if (NPI_UNLIKELY(turn >= n || (n > 1 && subscriber->turn_left == 0))) return take_any(subscriber, event);
-  struct npi_link *link = subscriber->inlets[turn];
+  if (NPI_UNLIKELY(link == NULL || subscriber->turn_left == 0)) return take_any(subscriber, event);
+  struct np_client *client = subscriber->client;
   int found = npi_inlet_look(&link->inlet, &element);
   /* After the look, as in take_any. */
-  if (NPI_UNLIKELY(npi_client_has_news(client) || client->events_bell.state != NPI_BELL_AWAKE || link->cut)) {
+  if (NPI_UNLIKELY(npi_client_has_news(client))) return take_any(subscriber, event);
+  if (NPI_UNLIKELY(!found)) {
+    if (subscriber->n_inlets == 1 && !client->events_fd_used && subscriber->n_draining == 0) return NP_EMPTY;
     return take_any(subscriber, event);
   }
-  if (!found) {
-    if (n == 1 && !client->events_fd_used && subscriber->n_draining == 0) return NP_EMPTY;
-    return take_any(subscriber, event);
-  }
-  if (n > 1) subscriber->turn_left--;
+  subscriber->turn_left--;
   return open_event(subscriber, link, element, event);
 }
 
@@ -263,16 +265,6 @@ static inline struct npi_link *link_of(const struct np_subscriber *subscriber, c
   return link;
 }
 
-static inline struct npi_link *release_quiet(struct np_subscriber *subscriber, struct np_event *event) {
-  struct npi_link *link = link_of(subscriber, event);
-  if (NPI_UNLIKELY(link == NULL || npi_inlet_release(&link->inlet, event->token[0]) != 0)) return NULL;
-  npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_RELEASED], 1);
-  npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_RETURNED], link->inlet.returned);
-  event->data = NULL;
-  event->token[1] = UINT64_MAX;
-  return link;
-}
-
 /* The publisher may sleep for credit, or is gone and this was the last event of it. */
 static int released_last(struct np_subscriber *subscriber, struct npi_link *link) __attribute__((cold, noinline));
 static int released_last(struct np_subscriber *subscriber, struct npi_link *link) {
@@ -284,12 +276,28 @@ static int released_last(struct np_subscriber *subscriber, struct npi_link *link
   return NP_OK;
 }
 
-int np_release(struct np_subscriber *subscriber, struct np_event *event) {
-  if (!npi_client_usable(subscriber->client)) return npi_client_forked();
-  struct npi_link *link = release_quiet(subscriber, event);
-  if (NPI_UNLIKELY(link == NULL)) return not_held();
-  if (NPI_UNLIKELY(npi_bell_look(&link->peer->credits_bell) || link->draining)) return released_last(subscriber, link);
+NPI_INLINE int release(struct np_subscriber *subscriber, struct npi_link *link, struct np_event *event) {
+  if (NPI_UNLIKELY(npi_inlet_release(&link->inlet, event->token[0]) != 0)) return not_held();
+  npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_RELEASED], 1);
+  npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_RETURNED], link->inlet.returned);
+  event->data = NULL;
+  event->token[1] = UINT64_MAX;
+  if (npi_bell_word_look(link->bell_word)) return released_last(subscriber, link);
   return NP_OK;
+}
+
+/* The event of another connection than the one whose turn it is. */
+static int release_any(struct np_subscriber *subscriber, struct np_event *event) __attribute__((noinline));
+static int release_any(struct np_subscriber *subscriber, struct np_event *event) {
+  if (!npi_client_usable(subscriber->client)) return npi_client_forked();
+  struct npi_link *link = link_of(subscriber, event);
+  return link == NULL ? not_held() : release(subscriber, link, event);
+}
+
+int np_release(struct np_subscriber *subscriber, struct np_event *event) {
+  struct npi_link *link = subscriber->current;
+  if (NPI_UNLIKELY(link == NULL || link->mark != event->token[1])) return release_any(subscriber, event);
+  return release(subscriber, link, event);
 }
 
 int np_release_many(struct np_subscriber *subscriber, struct np_event *events, size_t n) {

@@ -59,10 +59,16 @@ static void look_at_broker(struct np_client *client) {
   npi_client_look(client);
 }
 
+/* As go_to_sleep: takes are no more the short ones, which expect that the doorbell is AWAKE. */
+static void events_go_to_sleep(struct np_client *client) {
+  for (struct np_subscriber *s = client->subscribers; s != NULL; s = s->next) s->current = NULL;
+  go_to_sleep(&client->events_bell);
+}
+
 /* The program sleeps in its own epoll: asleep from now on, and the descriptor readable if something is there. */
 void npi_client_arm_events(struct np_client *client) {
   if (!npi_event_clear(client->events_fd)) look_at_broker(client);
-  go_to_sleep(&client->events_bell);
+  events_go_to_sleep(client);
   if (any_subscriber_has(client) || must_look(client)) {
     npi_bell_wake_up(&client->events_bell, npi_clock_monotonic());
     npi_event_ring(client->events_fd);
@@ -101,7 +107,7 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
   npi_bell_calm(bell, now);
   int status = NP_OK;
   while (!found) {
-    go_to_sleep(bell);
+    events_go_to_sleep(client);
     if (usable_wait(subscriber, &found)) break; /* the second look */
     npi_client_trim(client, now);
     uint64_t left = until - now;

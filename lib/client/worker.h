@@ -37,10 +37,10 @@ int npi_client_worker_ready(struct np_client *client, uint32_t backend, uint32_t
 /* Counters of a listener (index in the registry) in this worker's page; NULL: no such listener. */
 struct npi_listener_counters *npi_client_listener_counters(struct np_client *client, uint32_t listener);
 
-/* Header of a loaned event, to fill in listener, connection, address, port, family and flags; NULL: not loaned. */
+/* Header of a loaned event, cleared, to fill in listener, connection, address, port, family and flags; NULL: not loaned. */
 struct npi_slot_header *npi_event_header(struct np_publisher *publisher, const struct np_event *event);
 
-/* np_publish without waking anybody; npi_publisher_flush wakes whoever sleeps, once for the batch. */
+/* np_publish of an event whose header was asked for, without waking anybody; npi_publisher_flush wakes whoever sleeps, once for the batch. */
 int npi_publish_quiet(struct np_publisher *publisher, struct np_event *event);
 void npi_publisher_flush(struct np_publisher *publisher);
 

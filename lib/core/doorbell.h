@@ -102,6 +102,18 @@ static inline void npi_bell_calm(struct npi_bell *bell, uint64_t now_ns) {
   }
 }
 
+/* Never AWAKE: who looks here goes on to npi_bell_must_ring each time. */
+extern const struct npi_doorbell_shm npi_bell_never_awake;
+
+/* Where a peer that is in a hurry looks: a word that is not AWAKE when anything at all has to be done. */
+static inline const struct npi_atomic_u64 *npi_bell_word(const struct npi_bell_peer *peer) {
+  return peer->must_fence ? &npi_bell_never_awake.word : &peer->shm->word;
+}
+static inline int npi_bell_word_look(const struct npi_atomic_u64 *word) {
+  npi_barrier_compiler(); /* [bell.look] as below */
+  return NPI_UNLIKELY((uint32_t)npi_load_relaxed_u64(word) != NPI_BELL_AWAKE);
+}
+
 /* Step 2 of a peer, inline: 0 means that the other side is awake and nothing has to be done. */
 static inline int npi_bell_look(const struct npi_bell_peer *peer) {
   npi_barrier_compiler(); /* [bell.look] after the element's store, in the order the compiler emits */

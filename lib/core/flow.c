@@ -129,8 +129,7 @@ static int publish_broadcast(struct npi_flow *flow, uint32_t slot, struct npi_sl
     npi_pool_free(flow->pool, slot);
     return NP_OK;
   }
-  record->holders = (uint16_t)holders;
-  record->state = NPI_SLOT_OUTSTANDING;
+  record->use = npi_use(record->slot_class, NPI_SLOT_OUTSTANDING, holders);
   store_all(flow);
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
   return NP_OK;
@@ -173,8 +172,7 @@ static int publish_group(struct npi_flow *flow, uint32_t slot, struct npi_slot_h
   header->sequence = flow->sequence++;
   npi_outlet_note(member, record, slot, stride);
   uint32_t holders = 1 + note_taps(flow, record, slot, stride);
-  record->holders = (uint16_t)holders;
-  record->state = NPI_SLOT_OUTSTANDING;
+  record->use = npi_use(record->slot_class, NPI_SLOT_OUTSTANDING, holders);
   store_all(flow);
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
   return NP_OK;

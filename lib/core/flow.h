@@ -67,22 +67,25 @@ void npi_flow_keep(void *flow, uint32_t slot);
  */
 int npi_flow_publish(struct npi_flow *flow, uint32_t slot, struct npi_slot_header *header);
 
+/* Is it time to look for returns? See NPI_REAP_AT. */
+static inline int npi_flow_reap_is_due(const struct npi_outlet *outlet) {
+  return outlet->entry->submitted >= outlet->look_at;
+}
+
 /*
- * The usual case, in the caller's code: a broadcast to one subscriber, which has credit. Returns its outlet, or
- * NULL, where nothing happened: npi_flow_publish knows all cases. record is the slot's. Afterwards the
- * caller looks at the doorbell, and for returns (npi_flow_reap_is_due). Same steps, same order as there.
+ * The usual case, in the caller's code: a broadcast to one subscriber, which has credit, and no look for returns
+ * is due. Returns its outlet, or NULL, where nothing happened: npi_flow_publish knows all cases. record is the
+ * slot's, on loan; stride is its class's. Afterwards the caller looks at the doorbell. Same steps, same order as there.
  */
-NPI_INLINE struct npi_outlet *npi_flow_publish_only(struct npi_flow *flow, uint32_t slot,
-                                                    struct npi_slot_record *record, struct npi_slot_header *header,
-                                                    uint64_t bytes) {
+NPI_INLINE struct npi_outlet *npi_flow_publish_short(struct npi_flow *flow, uint32_t slot,
+                                                     struct npi_slot_record *record, struct npi_slot_header *header,
+                                                     uint64_t stride, uint64_t bytes) {
   struct npi_outlet *outlet = flow->only;
-  if (NPI_UNLIKELY(outlet == NULL)) return NULL;
-  uint64_t stride = npi_class_stride(record->slot_class);
+  if (NPI_UNLIKELY(outlet == NULL || npi_flow_reap_is_due(outlet))) return NULL;
   if (NPI_UNLIKELY(!npi_outlet_has_credit(outlet, stride))) return NULL;
   header->sequence = flow->sequence++;
   uint64_t element = npi_outlet_note_only(outlet, record, slot, stride);
-  record->holders = 1;
-  record->state = NPI_SLOT_OUTSTANDING;
+  record->use += NPI_USE_LOANED_TO_OUT;
   npi_outlet_store_only(outlet, element); /* [ring.submit] */
   struct npi_endpoint_counters *counters = flow->counters;
   npi_count_add(&counters->value[NPI_PUBLISHER_DELIVERED], 1);
@@ -91,10 +94,13 @@ NPI_INLINE struct npi_outlet *npi_flow_publish_only(struct npi_flow *flow, uint3
   return outlet;
 }
 
-/* Many are out: look for returns. */
-static inline int npi_flow_reap_is_due(const struct npi_outlet *outlet) {
-  return outlet->entry->outstanding > outlet->reap_at;
+/* The same for who has no stride at hand. */
+static inline struct npi_outlet *npi_flow_publish_only(struct npi_flow *flow, uint32_t slot,
+                                                       struct npi_slot_record *record, struct npi_slot_header *header,
+                                                       uint64_t bytes) {
+  return npi_flow_publish_short(flow, slot, record, header, npi_class_stride(record->slot_class), bytes);
 }
+
 void npi_flow_reap_due(struct npi_flow *flow, struct npi_outlet *outlet);
 
 /* Offers waiting events to members with credit; returns how many went. Also of the dead-letter flow. */

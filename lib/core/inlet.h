@@ -14,20 +14,20 @@
 
 /* The segments of one peer that this process has mapped, read-only, by number. */
 struct npi_segment_view {
-  const uint8_t *base; /* NULL: none */
+  const uint8_t *base; /* NULL: none, and then bytes is 0 */
   uint64_t bytes;
 };
 
 struct npi_inlet {
   struct npi_ring submissions;
-  struct npi_ring returns;
-  struct npi_ring_block *block;            /* own return block: counters */
-  const struct npi_ring_block *peer_block; /* the publisher's: what it dropped */
+  uint64_t taken;                          /* position of the next element to take */
   const struct npi_segment_view *segments; /* of the publisher's client; owned by the peer object */
   uint32_t n_segments;
   uint32_t capacity;
-  uint64_t taken;    /* position of the next element to take */
-  uint64_t returned; /* position of the next return to store */
+  struct npi_ring_block *block; /* own return block: counters */
+  struct npi_ring returns;
+  uint64_t returned;                       /* position of the next return to store */
+  const struct npi_ring_block *peer_block; /* the publisher's: what it dropped */
   /*
    * By credit: 0 not held, else the element itself, marked. The whole of it, because a credit comes again with
    * another slot of the same generation: a release of the old event would then be sent, and be a lie.
@@ -67,17 +67,19 @@ static inline int npi_inlet_open(struct npi_inlet *inlet, uint64_t element, stru
     return NP_ERR_CORRUPT;
   }
   const struct npi_segment_view *segment = &inlet->segments[number];
-  if (NPI_UNLIKELY(segment->base == NULL || offset + NPI_SLOT_HEADER_BYTES > segment->bytes)) return NP_ERR_CORRUPT;
+  uint64_t bytes = segment->bytes;
+  if (NPI_UNLIKELY(offset + NPI_SLOT_HEADER_BYTES > bytes)) return NP_ERR_CORRUPT;
   const struct npi_slot_header *header = (const void *)(segment->base + offset);
+  inlet->held[credit] = element | NPI_ELEMENT_HELD;
   taken->sizes = npi_slot_sizes_load(header);
   taken->payload_bytes = npi_slot_sizes_payload(taken->sizes);
   taken->topic_bytes = npi_slot_sizes_topic(taken->sizes);
-  if (NPI_UNLIKELY(offset + NPI_SLOT_HEADER_BYTES + taken->payload_bytes + taken->topic_bytes > segment->bytes)) {
+  if (NPI_UNLIKELY(offset + NPI_SLOT_HEADER_BYTES + taken->payload_bytes + taken->topic_bytes > bytes)) {
+    inlet->held[credit] = 0;
     return NP_ERR_CORRUPT;
   }
   taken->header = header;
-  taken->payload = segment->base + offset + NPI_SLOT_HEADER_BYTES;
-  inlet->held[credit] = element | NPI_ELEMENT_HELD;
+  taken->payload = (const uint8_t *)header + NPI_SLOT_HEADER_BYTES;
   inlet->taken++;
   return 0;
 }

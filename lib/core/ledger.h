@@ -31,13 +31,29 @@ enum npi_slot_state {
 /* 16 bytes, four to a line: loan, publish and return each touch one. */
 struct npi_slot_record {
   uint32_t handle;
-  uint32_t next; /* in a free list or a waiting list; NPI_NONE: the last */
+  uint32_t next; /* in a free list or a waiting list; NPI_NONE: the last. On loan: whose loan it is */
   uint32_t generation;
-  uint16_t holders; /* connections that a credit is out on for this slot */
-  uint8_t slot_class;
-  uint8_t state; /* enum npi_slot_state */
+  union {
+    struct {
+      uint16_t holders; /* connections that a credit is out on for this slot */
+      uint8_t slot_class;
+      uint8_t state; /* enum npi_slot_state */
+    };
+    /* The three of them. The data path writes them all at once: a load that is wider than the store before it waits
+     * until that store has left the core's buffer. */
+    uint32_t use;
+  };
 };
 NPI_ASSERT_SIZE(struct npi_slot_record, 16);
+enum {
+  NPI_USE_CLASS_SHIFT = 16,
+  NPI_USE_STATE_SHIFT = 24,
+  NPI_USE_LOANED_TO_OUT = 1 << NPI_USE_STATE_SHIFT | 1, /* added to use: on loan becomes outstanding, with one holder */
+};
+static inline uint32_t npi_use(uint32_t slot_class, uint32_t state, uint32_t holders) {
+  return state << NPI_USE_STATE_SHIFT | slot_class << NPI_USE_CLASS_SHIFT | holders;
+}
+_Static_assert(NPI_SLOT_OUTSTANDING == NPI_SLOT_LOANED + 1, "see NPI_USE_LOANED_TO_OUT");
 
 struct npi_free_list {
   uint32_t head; /* slot record, NPI_NONE: empty */

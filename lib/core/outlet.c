@@ -4,7 +4,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { REAP_AT_MOST = 32 };
+/* The next look: NPI_REAP_AT has the rule, and where credits are about to run out it comes earlier. */
+static void plan_look(struct npi_outlet *outlet) {
+  const struct npi_ledger_connection *entry = outlet->entry;
+  uint64_t few = entry->limit / 2 < NPI_REAP_AT ? entry->limit / 2 : NPI_REAP_AT;
+  uint64_t many = entry->limit - entry->outstanding;
+  if (entry->outstanding >= entry->limit) many = 0;
+  if (many > NPI_REAP_EVERY) many = NPI_REAP_EVERY;
+  uint64_t look_at = entry->submitted + many;
+  outlet->look_at = look_at > entry->returned + few ? look_at : entry->returned + few;
+}
 
 void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger, struct npi_ledger_connection *entry,
                      struct npi_ring_block *submissions, struct npi_ring_block *returns, struct npi_bell_peer *bell) {
@@ -17,9 +26,9 @@ void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger,
   outlet->returns_block = returns;
   outlet->suspect_slot = NPI_NONE;
   outlet->bell = bell;
+  outlet->bell_word = npi_bell_word(bell);
   outlet->tap = (entry->flags & NPI_SUBSCRIBER_TAP) != 0;
   outlet->blocking = entry->on_full == NPI_ON_FULL_BLOCK && !outlet->tap;
-  outlet->reap_at = entry->limit / 2 < REAP_AT_MOST ? entry->limit / 2 : REAP_AT_MOST;
   npi_ring_attach(&outlet->submissions, submissions, entry->capacity);
   npi_ring_attach(&outlet->returns, returns, entry->capacity);
   for (uint32_t i = 0; i < entry->capacity; i++) {
@@ -32,6 +41,7 @@ void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger,
   entry->returned = 0;
   entry->bytes_out = 0;
   entry->state = NPI_OUTLET_ACTIVE;
+  plan_look(outlet);
 }
 
 static int lie(struct npi_outlet *outlet) __attribute__((cold, noinline));
@@ -55,6 +65,22 @@ static void give_back(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t
   if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) npi_pool_free(pool, slot);
 }
 
+/* Slots of one class that came free one after another, linked in that order. */
+struct row {
+  uint32_t slot_class;
+  uint32_t n;
+  uint32_t first;
+  struct npi_slot_record *last;
+};
+
+/* Puts them before the others, the first one first: it was asked for first, so it is the first to be back in cache. */
+static void row_push(const struct row *row, struct npi_free_list *lists) {
+  if (row->n == 0) return;
+  row->last->next = lists[row->slot_class].head;
+  lists[row->slot_class].head = row->first;
+  lists[row->slot_class].count += row->n;
+}
+
 /*
  * As give_back, for a row of returns: what the ledger says of the connection as a whole is kept in registers
  * and written once, after the row. Between two calls the ledger is the same as if each had been written.
@@ -67,12 +93,14 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
   struct npi_free_list *const lists = pool->ledger.header->free;
   const uint32_t capacity = entry->capacity;
   const uint64_t from = entry->returned;
+  const struct npi_ring returns = outlet->returns;
   uint64_t bytes_out = entry->bytes_out;
+  struct row row = {.slot_class = NPI_CLASS_COUNT};
   uint64_t element;
   uint32_t n = 0;
   int is_lie = 0;
   if (outlet->broken) return NPI_OUTLET_LIE;
-  for (; n < max && npi_ring_load(&outlet->returns, from + n, &element); n++) { /* [ring.reap] */
+  for (; n < max && npi_ring_load(&returns, from + n, &element); n++) { /* [ring.reap] */
     uint32_t credit = npi_element_credit(element);
     uint32_t slot = credit < capacity ? credit_slot[credit] : NPI_NONE;
     is_lie = slot == NPI_NONE;
@@ -83,14 +111,26 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
     if (NPI_UNLIKELY(is_lie)) break;
     credit_slot[credit] = NPI_NONE;
     credit_stack[n] = (uint16_t)credit;
-    bytes_out -= npi_class_stride(record->slot_class);
-    if (--record->holders == 0 && record->state == NPI_SLOT_OUTSTANDING) {
-      npi_free_list_push(lists, records, slot);
-      struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
-      npi_prefetch_for_write(header);
-      npi_prefetch_for_write(header + 1);
+    uint32_t use = record->use;
+    uint32_t slot_class = use >> NPI_USE_CLASS_SHIFT & 0xff;
+    bytes_out -= npi_class_stride(slot_class);
+    if (NPI_UNLIKELY(use != npi_use(slot_class, NPI_SLOT_OUTSTANDING, 1))) {
+      record->use = use - 1; /* others hold it, or it waits for another member */
+      continue;
     }
+    record->use = npi_use(slot_class, NPI_SLOT_FREE, 0);
+    if (slot_class != row.slot_class) {
+      row_push(&row, lists);
+      row = (struct row){.slot_class = slot_class, .first = slot, .last = record};
+    }
+    row.last->next = slot;
+    row.last = record;
+    row.n++;
+    struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
+    npi_prefetch_for_write(header);
+    npi_prefetch_for_write(header + 1);
   }
+  row_push(&row, lists);
   if (n > 0) {
     entry->returned = from + n;
     entry->credits_free += n;
@@ -98,6 +138,7 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
     entry->bytes_out = bytes_out;
     npi_store_relaxed_u64(&outlet->block->counter[NPI_SUBMISSION_RETURNED], from + n);
   }
+  plan_look(outlet);
   return NPI_UNLIKELY(is_lie) ? lie(outlet) : (int)n;
 }
 

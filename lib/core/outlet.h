@@ -21,19 +21,20 @@
 enum { NPI_OUTLET_LIE = -1 };
 
 struct npi_outlet {
-  struct npi_ring submissions;
-  struct npi_ring returns;
   struct npi_ledger_connection *entry; /* in the ledger: credits, positions */
+  uint64_t look_at;                    /* look for returns once so many were submitted */
+  uint16_t *credit_stack;
   uint32_t *credit_slot;
   uint32_t *credit_order;
-  uint16_t *credit_stack;
+  struct npi_ring submissions;
+  const struct npi_atomic_u64 *bell_word;     /* npi_bell_word() of the bell */
   struct npi_ring_block *block;               /* own submissions block: counters */
   const struct npi_ring_block *returns_block; /* the subscriber's: how many it took, asked when it is gone */
   struct npi_bell_peer *bell;                 /* of the subscriber's client; shared by all outlets to it */
-  uint64_t pending;                           /* element noted in the ledger, to be stored next; 0: none */
-  uint32_t reap_at;                           /* look for returns when so many are out */
-  uint8_t unwoken;                            /* stored since the last look at the doorbell */
-  uint8_t broken;                             /* the subscriber lied: no more credit */
+  struct npi_ring returns;
+  uint64_t pending; /* element noted in the ledger, to be stored next; 0: none */
+  uint8_t unwoken;  /* stored since the last look at the doorbell */
+  uint8_t broken;   /* the subscriber lied: no more credit */
   uint8_t tap;
   uint8_t blocking;
   /* The last event given to it that may be what its former members died of (flow.c): credit, slot and generation. */
@@ -48,6 +49,13 @@ struct npi_outlet {
  */
 void npi_outlet_init(struct npi_outlet *outlet, const struct npi_ledger *ledger, struct npi_ledger_connection *entry,
                      struct npi_ring_block *submissions, struct npi_ring_block *returns, struct npi_bell_peer *bell);
+
+/*
+ * When to look for returns: where few are out, once NPI_REAP_AT are. Else after every NPI_REAP_EVERY events, so
+ * that the line of the return ring, which the subscriber writes, comes over once for all elements of it, and the
+ * slots that come free are fetched side by side.
+ */
+enum { NPI_REAP_AT = 32, NPI_REAP_EVERY = 32 };
 
 /* Processes up to max returns. Returns how many, or NPI_OUTLET_LIE (then the outlet is broken). */
 int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t max);

@@ -188,7 +188,7 @@ uint32_t npi_pool_larger_class(const struct npi_pool *pool, uint32_t slot_class)
   return NPI_NONE;
 }
 
-uint32_t npi_pool_free_loans(struct npi_pool *pool, uint64_t mark) {
+uint32_t npi_pool_free_loans(struct npi_pool *pool, uint32_t mark) {
   uint32_t n = 0;
   for (uint32_t number = 0; number < pool->ledger.geometry.segments; number++) {
     if (pool->segments[number].base == NULL) continue;
@@ -197,7 +197,7 @@ uint32_t npi_pool_free_loans(struct npi_pool *pool, uint64_t mark) {
       uint32_t first = npi_ledger_first_record(&pool->ledger, number, chunk);
       for (uint32_t i = 0; i < npi_class_slots(slot_class); i++) {
         const struct npi_slot_record *record = npi_pool_record(pool, first + i);
-        if (record->state != NPI_SLOT_LOANED || npi_pool_slot(pool, record->handle)->sequence != mark) continue;
+        if (record->state != NPI_SLOT_LOANED || record->next != mark) continue;
         npi_pool_free(pool, first + i);
         n++;
       }

@@ -53,8 +53,8 @@ uint32_t npi_pool_uncarve(struct npi_pool *pool);
 /* Free slots are rarely of no class but the wanted one: the smallest larger class that has one. NPI_NONE: none. */
 uint32_t npi_pool_larger_class(const struct npi_pool *pool, uint32_t slot_class);
 
-/* Frees the slots on loan whose header says `mark` where the sequence will be; returns how many. Walks all records. */
-uint32_t npi_pool_free_loans(struct npi_pool *pool, uint64_t mark);
+/* Frees the slots on loan whose record's `next` says `mark`; returns how many. Walks all records. */
+uint32_t npi_pool_free_loans(struct npi_pool *pool, uint32_t mark);
 
 /* Slots by state, for statistics; walks all records. */
 void npi_pool_count(const struct npi_pool *pool, uint64_t *n_free, uint64_t *n_loaned, uint64_t *n_outstanding);
@@ -69,7 +69,7 @@ static inline struct npi_slot_header *npi_pool_slot(const struct npi_pool *pool,
 }
 
 /* Pops a free slot; NPI_NONE: the list of this class is empty. */
-static inline uint32_t npi_pool_loan(struct npi_pool *pool, uint32_t slot_class) {
+NPI_INLINE uint32_t npi_pool_loan(struct npi_pool *pool, uint32_t slot_class) {
   struct npi_free_list *list = &pool->ledger.header->free[slot_class];
   uint32_t slot = list->head;
   if (NPI_UNLIKELY(slot == NPI_NONE)) return NPI_NONE;
@@ -77,15 +77,16 @@ static inline uint32_t npi_pool_loan(struct npi_pool *pool, uint32_t slot_class)
   list->head = record->next;
   list->count--;
   record->generation++;
-  record->state = NPI_SLOT_LOANED;
+  record->use = npi_use(slot_class, NPI_SLOT_LOANED, 0);
   return slot;
 }
 
-/* Pushes a slot that nobody holds on the list of its class. */
+/* Pushes a slot that nobody holds (holders is 0) on the list of its class. */
 static inline void npi_free_list_push(struct npi_free_list *lists, struct npi_slot_record *records, uint32_t slot) {
   struct npi_slot_record *record = &records[slot];
-  struct npi_free_list *list = &lists[record->slot_class];
-  record->state = NPI_SLOT_FREE;
+  uint32_t slot_class = record->slot_class;
+  struct npi_free_list *list = &lists[slot_class];
+  record->use = npi_use(slot_class, NPI_SLOT_FREE, 0);
   record->next = list->head;
   list->head = slot;
   list->count++;

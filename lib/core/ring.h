@@ -41,12 +41,14 @@ struct npi_ring {
   struct npi_atomic_u64 *element;
   uint64_t mask;  /* capacity - 1 */
   uint32_t shift; /* log2 of the capacity */
+  uint32_t up;    /* 60 less that: brings the lap of a position to the top */
 };
 
 static inline void npi_ring_attach(struct npi_ring *ring, struct npi_ring_block *block, uint32_t capacity) {
   ring->element = block->element;
   ring->mask = capacity - 1;
   ring->shift = (uint32_t)__builtin_ctz(capacity);
+  ring->up = (uint32_t)NPI_ELEMENT_LAP_SHIFT - ring->shift;
 }
 
 /* Every word one lap behind position 0, counters zero. Only before anybody else knows of the block. */
@@ -75,7 +77,7 @@ static inline void npi_ring_store(const struct npi_ring *ring, uint64_t position
  */
 static inline int npi_ring_load(const struct npi_ring *ring, uint64_t position, uint64_t *element) {
   *element = npi_load_acquire_u64(&ring->element[position & ring->mask]);
-  return (*element ^ npi_ring_lap(ring, position)) >> NPI_ELEMENT_LAP_SHIFT == 0;
+  return (*element ^ position << ring->up) >> NPI_ELEMENT_LAP_SHIFT == 0;
 }
 
 #endif

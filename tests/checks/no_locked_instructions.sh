@@ -10,7 +10,7 @@ library=$BUILD_DIR/lib/libnumapool-client.so
 compiler=${CC:-cc}
 entries="np_loan np_publish np_publish_many np_take np_take_many np_release np_release_many np_discard np_set_topic"
 # Called from the data path only where something out of the ordinary happened; each is a system call away, or an error.
-cold="npi_client_forked npi_fail npi_fail_errno npi_trail not_loaned not_held met_full report_lies wake wake_and_reap \
+cold="npi_client_forked npi_fail npi_fail_errno npi_trail not_loaned not_held met_full report_lies wake woken \
 released_last loan_slow corrupt lie found_nothing npi_client_news npi_client_bell_attention npi_client_arm_credits npi_client_arm_events \
 npi_client_loan_slow return_segment npi_bell_must_ring npi_bell_ring_peer npi_event_ring npi_link_let_go npi_link_report_lie"
 

@@ -66,6 +66,8 @@ void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t n, size_t bytes);
 void *__wrap_realloc(void *memory, size_t bytes);
 void __wrap_free(void *memory);
+void *__wrap_npi_endpoint_alloc(void);
+void *__wrap_npi_endpoint_free(void *endpoint);
 
 struct block {
   uint64_t lines;
@@ -161,6 +163,17 @@ void *__wrap_realloc(void *memory, size_t bytes) {
   }
   END;
   return moved;
+}
+
+/* Pages of their own, which a child does not inherit, would be lost to the process that looks at a dead one's world. */
+void *__wrap_npi_endpoint_alloc(void) {
+  size_t publisher = sizeof(struct np_publisher), subscriber = sizeof(struct np_subscriber);
+  return __wrap_calloc(1, publisher > subscriber ? publisher : subscriber);
+}
+
+void *__wrap_npi_endpoint_free(void *endpoint) {
+  __wrap_free(endpoint);
+  return NULL;
 }
 
 /* ---- words for people, clock, kernel -------------------------------------------------------------------- */
