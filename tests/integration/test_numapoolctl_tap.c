@@ -167,20 +167,40 @@ Test(numapoolctl_tap, tap_shows_an_event_at_once_through_a_pipe) {
   stop();
 }
 
-Test(numapoolctl_tap, tap_ends_when_the_broker_is_killed) {
+Test(numapoolctl_tap, tap_and_pub_go_on_without_a_broker) {
   char command[64];
   start();
   snprintf(command, sizeof command, "kill -9 %d", (int)broker.pid);
   struct result result = shell(
-      "$ctl tap news & until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; "
-      "%s; wait $!",
+      "mkfifo $T/lines; $ctl tap news --count 3 --timeout 60 & tap=$!; $ctl pub news < $T/lines & pub=$!; "
+      "exec 4> $T/lines; until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; "
+      "until $ctl clients | grep -q numapoolctl-pub; do sleep 0.02; done; "
+      "echo with >&4; sleep 0.3; %s; sleep 3; echo without >&4; sleep 0.3; echo still >&4; exec 4>&-; "
+      "wait $tap && wait $pub",
       command);
-  EXPECT_STATUS(result, 1);
+  EXPECT_STATUS(result, 0);
+  EXPECT_IN(result.out, "with\nwithout\nstill\n");
   EXPECT_IN(result.err, "the broker is gone");
-  EXPECT_IN(result.err, "0 events taken");
+  EXPECT_IN(result.err, "3 events taken");
   done(&result);
-  sleep(2); /* the ingest worker ends by itself */
   stop_killed();
+}
+
+Test(numapoolctl_tap, tap_ends_when_its_instance_began_anew_and_nothing_comes) {
+  start();
+  struct result result = shell(
+      "$ctl tap news > $T/tap-out 2> $T/tap-err & echo $! > $T/pid; "
+      "until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done");
+  EXPECT_STATUS(result, 0);
+  done(&result);
+  npi_test_broker_kill_with_keeper(&broker);
+  npi_test_broker_start(&broker, NULL);
+  result = shell("for i in $(seq 300); do kill -0 $(cat $T/pid) 2>/dev/null || break; sleep 0.05; done; cat $T/tap-err");
+  EXPECT_IN(result.out, "began anew");
+  EXPECT_IN(result.out, "nothing comes any more");
+  EXPECT_IN(result.out, "0 events taken");
+  done(&result);
+  stop();
 }
 
 /* A stopped tap with 16 credits misses all but 16 of 50, and says so; who subscribes beside it misses nothing. */

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -169,6 +168,15 @@ void npi_test_broker_stop(struct npi_test_broker *broker) {
   cr_assert(left == 0, "%d objects of the instance are left in /dev/shm", left);
   cr_assert(!socket_left, "the control socket is left");
   npi_test_broker_clean(broker);
+}
+
+void npi_test_broker_kill_with_keeper(struct npi_test_broker *broker) {
+  char command[96];
+  kill(broker->pid, SIGSTOP); /* or it would start another keeper */
+  snprintf(command, sizeof command, "pkill -KILL -P %d numapool-keeper", (int)broker->pid);
+  int status = system(command);
+  cr_assert_eq(status, 0, "it has no keeper");
+  npi_test_broker_kill(broker);
 }
 
 void npi_test_broker_kill(struct npi_test_broker *broker) {

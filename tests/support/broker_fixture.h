@@ -33,6 +33,9 @@ void npi_test_broker_stop(struct npi_test_broker *broker);
 /* SIGKILL. The broker can be started again. */
 void npi_test_broker_kill(struct npi_test_broker *broker);
 
+/* The broker and its keeper at once: who comes next cannot go on with anything. Not for a broker that was adopted. */
+void npi_test_broker_kill_with_keeper(struct npi_test_broker *broker);
+
 /* Removes what a killed or refused broker has left. */
 void npi_test_broker_clean(struct npi_test_broker *broker);
 

@@ -23,6 +23,7 @@ struct pub {
   uint64_t published;
   uint64_t no_member; /* given up: a blocking group without a member */
   uint64_t too_long;
+  uint64_t asked_ns;
 };
 
 static int read_options(struct pub *pub) {
@@ -57,8 +58,9 @@ static int has_subscriber(const struct pub *pub) {
  * Waits until a loan or publish may go on. 0; NP_TIMEOUT: nobody to wait for came within the linger time;
  * NP_CLOSED: interrupted; < 0.
  */
-static int wait_turn(const struct pub *pub, uint64_t began) {
+static int wait_turn(struct pub *pub, uint64_t began) {
   if (npi_was_interrupted()) return NP_CLOSED;
+  npi_tell_notices(pub->command, pub->client, &pub->asked_ns);
   int status = np_wait_credit(pub->publisher, WAIT_MS);
   if (status != NP_TIMEOUT) return status;
   if (has_subscriber(pub)) return NP_OK; /* slow ones are waited for, however long */
@@ -119,6 +121,7 @@ static int publish_lines(struct pub *pub) {
       continue;
     }
     int status = publish(pub, line, n);
+    npi_tell_notices(pub->command, pub->client, &pub->asked_ns);
     if (status == NP_CLOSED) break;
     if (status < 0) {
       result = npi_complain(pub->command, NPI_EXIT_NO, "line %" PRIu64 ": %s", reader.number, np_error_detail());

@@ -25,8 +25,6 @@ struct tap {
   uint64_t until;     /* monotonic ns; UINT64_MAX: no end */
   int64_t timeout_ms; /* < 0: none */
   uint64_t taken;
-  struct npi_view view;
-  int has_view;
 };
 
 static int read_options(struct tap *tap, uint64_t *credits) {
@@ -106,15 +104,9 @@ static int drain(struct tap *tap, int *result) {
   return tap->count == 0;
 }
 
-/* A client notices that the broker is gone when it needs it; one that only reads has to look. */
-static int broker_is_there(const struct tap *tap) {
-  struct np_client_stats stats = {.size = sizeof stats};
-  if (tap->has_view) return npi_view_broker(&tap->view) != NPI_PROCESS_DEAD;
-  return np_client_stats(tap->client, &stats) != NP_OK || stats.broker_connected != 0;
-}
-
 static int follow(struct tap *tap) {
   uint64_t quiet_since = npi_clock_monotonic();
+  uint64_t asked_ns = 0;
   int result = NPI_EXIT_OK;
   while (!npi_was_interrupted()) {
     if (drain(tap, &result)) break;
@@ -123,10 +115,11 @@ static int follow(struct tap *tap) {
     int64_t left_ms = tap->until == UINT64_MAX ? WAIT_MS : (int64_t)((tap->until - now + 999999) / 1000000);
     int status = np_wait(tap->subscriber, left_ms < WAIT_MS ? left_ms : WAIT_MS);
     now = npi_clock_monotonic();
-    if (status == NP_OK || broker_is_there(tap)) {
+    /* A broker that is away may come back, and until then its clients publish. */
+    if (!npi_tell_notices(tap->command, tap->client, &asked_ns) || status == NP_OK) {
       quiet_since = now;
     } else if (now - quiet_since > (uint64_t)GIVE_UP_MS * 1000000) {
-      result = npi_complain(tap->command, NPI_EXIT_NO, "the broker is gone, and nothing comes any more");
+      result = npi_complain(tap->command, NPI_EXIT_NO, "nothing comes any more");
       break;
     }
     if (status < 0) {
@@ -159,10 +152,8 @@ int npi_cmd_tap(const struct npi_command *command) {
   if (status < 0) {
     result = npi_complain_client(command, status, tap.client != NULL);
   } else {
-    tap.has_view = npi_open_own_view(command, &tap.view);
     result = follow(&tap);
     say_sums(&tap);
-    npi_view_close(&tap.view);
     /* The goodbye closes the subscription too, and waits for no answer of a broker that may be stopped. */
   }
   np_disconnect(tap.client);

@@ -3,12 +3,17 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <numapool/numapool.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 #include <unistd.h>
+
+#include "os/os_clock.h"
+
+#define NOTICES_NS UINT64_C(100000000)
 
 int npi_complain(const struct npi_command *command, int exit_status, const char *format, ...) {
   va_list arguments;
@@ -93,6 +98,20 @@ int npi_complain_client(const struct npi_command *command, int status, int is_co
   if (status == NP_ERR_NO_BROKER || !is_connected) result = NPI_EXIT_ABSENT;
   if (status == NP_ERR_ARGUMENT && !is_connected) result = NPI_EXIT_USAGE;
   return npi_complain(command, result, "%s", npi_detail());
+}
+
+int npi_tell_notices(const struct npi_command *command, struct np_client *client, uint64_t *asked_ns) {
+  static int is_gone;
+  struct np_notice notice = {.size = sizeof notice};
+  uint64_t now = npi_clock_monotonic();
+  if (now - *asked_ns < NOTICES_NS) return is_gone;
+  *asked_ns = now;
+  while (np_client_notice(client, &notice) == NP_OK) {
+    if (notice.kind == NP_NOTICE_PEER_DIED) continue; /* programs come and go */
+    is_gone |= notice.kind == NP_NOTICE_INSTANCE_GONE || (notice.kind == NP_NOTICE_EVICTED && notice.pid == 0);
+    npi_complain(command, 0, "%s", notice.text);
+  }
+  return is_gone;
 }
 
 /* One write and the end: nothing else is safe in a handler, and what was opened by halves ends with the process. */

@@ -78,6 +78,14 @@ int npi_was_interrupted(void);
 /* Complains that np_connect, or once connected an open, failed; the exit status that fits. */
 int npi_complain_client(const struct npi_command *command, int status, int is_connected);
 
+struct np_client;
+
+/*
+ * What happened to the broker meanwhile, for people on standard error; asks at most ten times a second (*asked_ns is the
+ * caller's, 0 at first). 1: this client's instance is gone for good, now or before.
+ */
+int npi_tell_notices(const struct npi_command *command, struct np_client *client, uint64_t *asked_ns);
+
 /* The process ends with NPI_EXIT_ABSENT after that time, unless this is called with 0 before. */
 void npi_bound_opening(int64_t milliseconds);
 
