@@ -377,7 +377,7 @@ static int check_uniqueness(const struct npi_adopt_image *image) {
 int npi_adopt_validate(const void *memory, size_t bytes, const struct npi_adopt_owner *owner,
                        struct npi_adopt_image *image) {
   int status = npi_adopt_validate_header(memory, bytes, owner, image);
-  if (status == 0 && npi_load_relaxed_u32(&image->journal->kind) > NPI_JOURNAL_LISTENER) {
+  if (status == 0 && npi_load_relaxed_u32(&image->journal->kind) > NPI_JOURNAL_CONNECTION) {
     status = DAMAGED("journal of kind %u", npi_load_relaxed_u32(&image->journal->kind));
   }
   if (status == 0) status = check_clients(image);

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "daemon/access.h"
+#include "daemon/accounts.h"
 #include "daemon/adopt_image.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
@@ -255,11 +256,12 @@ static void free_publisher(struct npi_publisher *publisher) {
   struct npi_client *client = publisher->client;
   struct npi_broker *broker = client->broker;
   struct npi_channel *channel = publisher->channel;
-  /* Claims of the client; they only ever go into sums that are shown. */
   struct npi_registry *registry = &broker->registry;
+  struct npi_endpoint_counters counted;
+  npi_account_publisher(publisher, &counted);
   npi_journal_fold(registry, NPI_JOURNAL_PUBLISHER, publisher->index, channel->index,
-                   registry->channels[channel->index].past_publishers.value,
-                   npi_client_row(client, publisher->counters)->value, NPI_PUBLISHER_COUNTER_COUNT);
+                   registry->channels[channel->index].past_publishers.value, counted.value,
+                   NPI_PUBLISHER_COUNTER_COUNT);
   struct npi_publisher_record *record = &broker->registry.publishers[publisher->index];
   npi_store_release_u32(&record->state, NPI_RECORD_FREE);
   npi_journal_done(registry);
@@ -312,6 +314,7 @@ int npi_publisher_open(struct npi_client *client, const char *name, uint32_t fla
   record->client = client->index;
   record->channel = channel->index;
   record->counters = row;
+  npi_account_open_publisher(record);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   broker->publishers[index] = publisher;
   DL_APPEND(channel->publishers, publisher);
@@ -357,9 +360,11 @@ static void free_subscriber(struct npi_subscriber *subscriber) {
   struct npi_channel *channel = subscriber->channel;
   struct npi_subscriber_record *record = &broker->registry.subscribers[subscriber->index];
   struct npi_registry *registry = &broker->registry;
+  struct npi_endpoint_counters counted;
+  npi_account_subscriber(subscriber, &counted);
   npi_journal_fold(registry, NPI_JOURNAL_SUBSCRIBER, subscriber->index, channel->index,
-                   registry->channels[channel->index].past_subscribers.value,
-                   npi_client_row(client, subscriber->counters)->value, NPI_SUBSCRIBER_COUNTER_COUNT);
+                   registry->channels[channel->index].past_subscribers.value, counted.value,
+                   NPI_SUBSCRIBER_COUNTER_COUNT);
   npi_store_release_u32(&record->state, NPI_RECORD_FREE);
   npi_journal_done(registry);
   record->version = subscriber->version + 1;
@@ -436,6 +441,7 @@ int npi_subscriber_open(struct npi_client *client, const char *channel_name, con
   record->credits = subscriber->credits;
   record->flags = flags;
   memcpy(record->name, name[0] != '\0' ? name : client->name, sizeof record->name);
+  npi_account_open_subscriber(record);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
   broker->subscribers[index] = subscriber;
   DL_APPEND(channel->subscribers, subscriber);

@@ -8,9 +8,11 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "daemon/accounts.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
+#include "daemon/journal.h"
 #include "daemon/reaper.h"
 #include "daemon/session.h"
 #include "os/os_memory.h"
@@ -313,8 +315,10 @@ static void settle(struct npi_connection *connection) {
   struct npi_client *from = publisher->client, *to = subscriber->client;
   struct npi_broker *broker = from->broker;
   struct npi_connection_record *record = &broker->registry.connections[connection->index];
+  npi_account_connection(connection);
   npi_store_release_u32(&record->state, NPI_CONNECTION_FREE);
   npi_store_release_u32(&record->version, connection->version + 1);
+  npi_journal_done(&broker->registry);
   npi_registry_count(&broker->registry, NPI_BROKER_CONNECTIONS_ENDED, 1);
   dissolve(connection);
   npi_publisher_settle(publisher);

@@ -109,7 +109,10 @@ static int deliver_slowly(struct npi_ingest_listener *listener, int result, uint
 int npi_ingest_deliver(struct npi_ingest_listener *listener, const struct npi_ingest_event *event, uint8_t *holds,
                        uint64_t *n_published) {
   const struct npi_ingest_sink *sink = &listener->ingest->sink;
-  int result = sink->publish(sink->context, listener->index, event);
+  int result;
+
+  npi_ingest_at_work(listener, *holds);
+  result = sink->publish(sink->context, listener->index, event);
 
   if (NPI_UNLIKELY(result != 0 || *holds)) return deliver_slowly(listener, result, holds);
   ++*n_published;
@@ -124,6 +127,7 @@ uint32_t npi_ingest_deliver_batch(struct npi_ingest_listener *listener, struct n
 
   while (done < n) {
     if (NPI_LIKELY(sink->publish_batch && !*holds)) {
+      npi_ingest_at_work(listener, 0);
       uint32_t n_published = sink->publish_batch(sink->context, listener->index, like, &payloads[done], n - done);
       npi_ingest_count_published(listener, n_published);
       done += n_published;

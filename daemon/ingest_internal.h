@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include "base/align.h"
 #include "core/counters.h"
 #include "daemon/ingest.h"
 #include "daemon/ingest_backend.h"
@@ -158,6 +159,8 @@ struct npi_ingest {
   uint32_t n_open; /* sources that are not gone */
   uint32_t n_paused;
   uint32_t n_idle_credits; /* the credit descriptor was readable but nothing went on, in a row */
+  struct npi_ingest_listener *at_work;
+  uint32_t at_work_held;
   uint32_t has_published;
   uint32_t has_worked;           /* a callback brought something in this turn */
   struct npi_ingest_link *sweep; /* where the search for missed ends goes on */
@@ -169,6 +172,19 @@ static inline void npi_listener_count(struct npi_ingest_listener *listener, enum
 }
 static inline void npi_listener_set(struct npi_ingest_listener *listener, enum npi_counter row, uint64_t value) {
   npi_store_relaxed_u64(&listener->counters[row], value);
+}
+
+/*
+ * What is published is counted a row later, and the worker may be killed in between. Whose frames they were, the broker
+ * sees here: events of this worker's publisher that no listener has counted are those of the listener at work.
+ */
+static inline void npi_ingest_at_work(struct npi_ingest_listener *listener, uint32_t is_held) {
+  struct npi_ingest *ingest = listener->ingest;
+  if (NPI_LIKELY(ingest->at_work == listener && ingest->at_work_held == is_held)) return;
+  if (ingest->at_work && ingest->at_work != listener) npi_listener_set(ingest->at_work, NPI_LISTENER_AT_WORK, 0);
+  ingest->at_work = listener;
+  ingest->at_work_held = is_held;
+  npi_listener_set(listener, NPI_LISTENER_AT_WORK, 1 + is_held);
 }
 
 /* ---- ingest_deliver.c: on_full ------------------------------------------------------------------------ */

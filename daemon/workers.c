@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "daemon/access.h"
+#include "daemon/accounts.h"
 #include "daemon/adopt.h"
 #include "daemon/broker.h"
 #include "daemon/channels.h"
@@ -419,7 +420,7 @@ uint32_t npi_workers_running(const struct npi_broker *broker) {
 }
 
 /* A socket counts its drops from its beginning; the next worker must not count again what this one has. */
-void npi_workers_remember(struct npi_broker *broker, const struct npi_client *client) {
+static void remember_kernel_drops(struct npi_broker *broker, const struct npi_client *client) {
   const struct npi_listener_counters *counters =
       (const struct npi_listener_counters *)(const void *)(client->page + broker->registry.page_listeners_offset);
   if (client->worker >= broker->workers.n_workers) return;
@@ -432,6 +433,11 @@ void npi_workers_remember(struct npi_broker *broker, const struct npi_client *cl
         (uint32_t)npi_load_relaxed_u64(&counters[i].value[NPI_LISTENER_DROPPED_KERNEL]);
     npi_keep_listener(broker, i, client->worker);
   }
+}
+
+void npi_workers_remember(struct npi_broker *broker, const struct npi_client *client) {
+  remember_kernel_drops(broker, client);
+  npi_account_worker(broker, client);
 }
 
 void npi_workers_drain(struct npi_broker *broker) {

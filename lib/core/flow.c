@@ -76,11 +76,20 @@ static void count_drop(struct npi_flow *flow, struct npi_outlet *outlet) {
   npi_flow_count(flow, NPI_PUBLISHER_DROPPED_NO_CREDIT, 1);
 }
 
-/* All receivers are noted: store the elements, then look for returns where many are out. */
-static void store_all(struct npi_flow *flow) {
+/* An event that nobody gets: it is published when this word says so. */
+static void publish_to_nobody(struct npi_flow *flow) {
+  flow->published++;
+  npi_flow_begin(flow, 0);
+}
+
+/* All receivers of an event are noted: store the elements, then look for returns where many are out. */
+static void store_all(struct npi_flow *flow, uint32_t holders) {
+  npi_flow_begin(flow, 1);
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
     if (flow->outlets[i]->pending != 0) npi_outlet_store(flow->outlets[i]); /* [ring.submit] */
   }
+  flow->published++;
+  flow->elements += holders;
   for (uint32_t i = 0; i < flow->n_outlets; i++) {
     if (npi_flow_reap_is_due(flow->outlets[i])) npi_flow_reap_due(flow, flow->outlets[i]);
   }
@@ -125,12 +134,13 @@ static int publish_broadcast(struct npi_flow *flow, uint32_t slot, struct npi_sl
     }
   }
   if (NPI_UNLIKELY(holders == 0)) {
+    publish_to_nobody(flow);
     if (flow->n_outlets == 0) npi_flow_count(flow, NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER, 1);
     npi_pool_free(flow->pool, slot);
     return NP_OK;
   }
   record->use = npi_use(record->slot_class, NPI_SLOT_OUTSTANDING, holders);
-  store_all(flow);
+  store_all(flow, holders);
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
   return NP_OK;
 }
@@ -165,6 +175,7 @@ static int publish_group(struct npi_flow *flow, uint32_t slot, struct npi_slot_h
       return NP_FULL;
     }
     header->sequence = flow->sequence++;
+    publish_to_nobody(flow); /* before the reason is counted: which of them it was is worth less than that it was */
     npi_flow_count(flow, flow->n_members == 0 ? NPI_PUBLISHER_DROPPED_NO_MEMBER : NPI_PUBLISHER_DROPPED_NO_CREDIT, 1);
     npi_pool_free(flow->pool, slot);
     return NP_OK;
@@ -173,7 +184,7 @@ static int publish_group(struct npi_flow *flow, uint32_t slot, struct npi_slot_h
   npi_outlet_note(member, record, slot, stride);
   uint32_t holders = 1 + note_taps(flow, record, slot, stride);
   record->use = npi_use(record->slot_class, NPI_SLOT_OUTSTANDING, holders);
-  store_all(flow);
+  store_all(flow, holders);
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
   return NP_OK;
 }
@@ -291,18 +302,20 @@ static int send_dead_letter(struct npi_flow *flow) {
       count_drop(flow, outlet);
     }
   }
-  npi_flow_count(flow, NPI_PUBLISHER_PUBLISHED, 1);
-  npi_flow_count(flow, NPI_PUBLISHER_BYTES, header->payload_bytes);
-  npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
-  if (flow->n_outlets == 0) npi_flow_count(flow, NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER, 1);
+  uint64_t bytes = header->payload_bytes;
   if (holders == 0) {
+    publish_to_nobody(flow);
+    if (flow->n_outlets == 0) npi_flow_count(flow, NPI_PUBLISHER_DROPPED_NO_SUBSCRIBER, 1);
     let_go(flow, slot);
-    return 1;
+  } else {
+    record->holders = (uint16_t)(record->holders + holders); /* a tap of its own channel may still hold it */
+    record->state = NPI_SLOT_OUTSTANDING;
+    store_all(flow, holders);
+    flow->stored = 1;
+    npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, holders);
   }
-  record->holders = (uint16_t)(record->holders + holders); /* a tap of its own channel may still hold it */
-  record->state = NPI_SLOT_OUTSTANDING;
-  store_all(flow);
-  flow->stored = 1;
+  npi_flow_count(flow, NPI_PUBLISHER_PUBLISHED, 1);
+  npi_flow_count(flow, NPI_PUBLISHER_BYTES, bytes);
   return 1;
 }
 
@@ -333,9 +346,12 @@ uint32_t npi_flow_offer_waiting(struct npi_flow *flow) {
     if (suspect) note_suspect(member, record, slot);
     record->holders++; /* a tap may still hold it */
     record->state = NPI_SLOT_OUTSTANDING;
-    npi_outlet_store(member);
-    npi_count_add(&member->block->counter[NPI_SUBMISSION_REDELIVERED], 1);
+    npi_flow_begin(flow, 0); /* an element, but of no new event */
+    /* Counted first: delivered is counted behind the elements, so that the sum tells which of the two is not right. */
     npi_flow_count(flow, NPI_PUBLISHER_REDELIVERED, 1);
+    npi_outlet_store(member);
+    flow->elements++;
+    npi_count_add(&member->block->counter[NPI_SUBMISSION_REDELIVERED], 1);
     n++;
   }
   if (flow->dead_letter != NULL && flow->dead_letter->n_waiting > 0) n += npi_flow_offer_waiting(flow->dead_letter);

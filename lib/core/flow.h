@@ -13,6 +13,13 @@
  *
  * Returns are looked for after the stores, not before: that costs the middle nothing and wins a third at
  * the tail; and only where many are out, so that the return ring's lines do not bounce for each event.
+ *
+ * What a publisher counts it counts behind its stores, and it may be killed in between. The elements themselves say
+ * what went out; how many events they are says one word, the row `begun`, stored before the first element of a
+ * publish: X events were published when T elements had been stored in all rings of this publisher, and now n follow.
+ * With E elements in the rings, X + min(E - T, n) events are published: nothing has to be counted at the same moment.
+ *
+ *   63..40 low bits of T | 39..16 low bits of X | 15..0 n
  */
 #ifndef NPI_CORE_FLOW_H
 #define NPI_CORE_FLOW_H
@@ -33,6 +40,8 @@ struct npi_flow {
   uint32_t channel_on_full; /* what a group without members or credit does */
   uint32_t broken;          /* outlets that were found broken and not reported yet */
   uint64_t sequence;
+  uint64_t published; /* events */
+  uint64_t elements;  /* stored, in all rings since the beginning */
   struct npi_endpoint_counters *counters;
   /* group events whose member died, by sequence, linked by their records; offered before any new event */
   uint32_t waiting_head, waiting_tail, n_waiting;
@@ -72,6 +81,20 @@ static inline int npi_flow_reap_is_due(const struct npi_outlet *outlet) {
   return outlet->entry->submitted >= outlet->look_at;
 }
 
+/* The next elements are those of n events; with n 0: nothing is under way, `published` holds. */
+static inline void npi_flow_begin(struct npi_flow *flow, uint32_t n) {
+  npi_store_relaxed_u64(&flow->counters->value[NPI_PUBLISHER_BEGUN],
+                        flow->elements << 40 | (flow->published & 0xffffff) << 16 | n);
+}
+
+/* How many events a publisher has published that counted so many, and whose rings hold so many elements. */
+static inline uint64_t npi_flow_published(uint64_t begun, uint64_t counted, uint64_t elements) {
+  uint32_t n = begun & 0xffff;
+  uint32_t stored = (uint32_t)(elements - (begun >> 40)) & 0xffffff;
+  uint32_t published = (uint32_t)(begun >> 16) + (stored < n ? stored : n);
+  return counted + (uint64_t)((int32_t)((published - (uint32_t)counted) << 8) >> 8); /* both are near */
+}
+
 /*
  * The usual case, in the caller's code: a broadcast to one subscriber, which has credit, and no look for returns
  * is due. Returns its outlet, or NULL, where nothing happened: npi_flow_publish knows all cases. record is the
@@ -86,7 +109,10 @@ NPI_INLINE struct npi_outlet *npi_flow_publish_short(struct npi_flow *flow, uint
   header->sequence = flow->sequence++;
   uint64_t element = npi_outlet_note_only(outlet, record, slot, stride);
   record->use += NPI_USE_LOANED_TO_OUT;
+  npi_flow_begin(flow, 1);
   npi_outlet_store_only(outlet, element); /* [ring.submit] */
+  flow->published++;
+  flow->elements++;
   struct npi_endpoint_counters *counters = flow->counters;
   npi_count_add(&counters->value[NPI_PUBLISHER_DELIVERED], 1);
   npi_count_add(&counters->value[NPI_PUBLISHER_PUBLISHED], 1);

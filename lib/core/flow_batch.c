@@ -271,8 +271,11 @@ uint32_t npi_flow_publish_batch(struct npi_flow *flow, const struct npi_slot_hea
   for (uint32_t i = 0; !is_group && i < flow->n_outlets; i++) note(&batch, flow->outlets[i]);
   fill(&batch, like, flow->sequence, holders, records, payloads);
   flow->sequence += batch.n;
+  npi_flow_begin(flow, batch.n); /* elements of one outlet after the other: the first one's say how many events */
   if (is_group) store_to_members(&batch);
   for (uint32_t i = 0; !is_group && i < flow->n_outlets; i++) store(&batch, flow->outlets[i]);
+  flow->published += batch.n;
+  flow->elements += (uint64_t)batch.n * holders;
   npi_flow_count(flow, NPI_PUBLISHER_DELIVERED, (uint64_t)batch.n * holders);
   npi_flow_count(flow, NPI_PUBLISHER_PUBLISHED, batch.n);
   npi_flow_count(flow, NPI_PUBLISHER_BYTES, batch.bytes);

@@ -80,4 +80,16 @@ static inline int npi_ring_load(const struct npi_ring *ring, uint64_t position, 
   return (*element ^ position << ring->up) >> NPI_ELEMENT_LAP_SHIFT == 0;
 }
 
+/*
+ * How many elements a writer has stored, where claimed is its own count: it counts behind its stores, so one that was
+ * killed may have stored more. Exact for an honest writer that is dead, or at rest; bounded for any.
+ */
+static inline uint64_t npi_ring_stored(const struct npi_ring_block *block, uint32_t capacity, uint64_t claimed) {
+  struct npi_ring ring;
+  uint64_t element, end = claimed;
+  npi_ring_attach(&ring, (struct npi_ring_block *)(uintptr_t)block, capacity); /* only loads follow */
+  while (end - claimed < capacity && npi_ring_load(&ring, end, &element)) end++;
+  return end;
+}
+
 #endif

@@ -343,7 +343,13 @@ struct npi_publisher_record {
   uint32_t client;
   uint32_t channel;
   uint32_t counters; /* row of the client's endpoint counters */
-  uint8_t reserved[44];
+  uint32_t reserved;
+  /* Sums over its connections that are over, from their rings. Written by the journal. */
+  struct npi_atomic_u64 ended_delivered;   /* elements */
+  struct npi_atomic_u64 ended_tapped;      /* of these, to taps */
+  struct npi_atomic_u64 ended_left;        /* to others than taps, and never given back */
+  struct npi_atomic_u64 ended_dropped;     /* missed for want of a credit */
+  struct npi_atomic_u64 ended_tap_dropped; /* of these, by taps */
 };
 NPI_ASSERT_SIZE(struct npi_publisher_record, 64);
 
@@ -359,8 +365,14 @@ struct npi_subscriber_record {
   uint32_t credits;
   uint32_t flags;
   char name[NPI_CLIENT_NAME_BYTES];
+  /* Sums over its connections that are over, from their rings. Written by the journal. */
+  struct npi_atomic_u64 ended_delivered;
+  struct npi_atomic_u64 ended_taken;
+  struct npi_atomic_u64 ended_released;
+  struct npi_atomic_u64 ended_dropped;
+  uint8_t reserved[32];
 };
-NPI_ASSERT_SIZE(struct npi_subscriber_record, 64);
+NPI_ASSERT_SIZE(struct npi_subscriber_record, 128);
 
 enum npi_connection_state {
   NPI_CONNECTION_FREE = 0,
@@ -455,6 +467,7 @@ enum npi_journal_kind {
   NPI_JOURNAL_PUBLISHER = 1,  /* index: publisher record; target: channel */
   NPI_JOURNAL_SUBSCRIBER = 2, /* index: subscriber record; target: channel */
   NPI_JOURNAL_LISTENER = 3,   /* index: client record of the worker; target: listener */
+  NPI_JOURNAL_CONNECTION = 4, /* index: connection record; sums of its publisher's and subscriber's records */
 };
 struct npi_journal {
   struct npi_atomic_u32 kind;
