@@ -24,15 +24,19 @@ static const char *backend_word(uint64_t backend) {
 
 /* Rows that are a state and not a count: a sum over workers means something only for some. */
 static int is_sum(int counter) {
-  return counter != NPI_LISTENER_BACKEND;
+  return counter != NPI_LISTENER_BACKEND && counter != NPI_LISTENER_AT_WORK && counter != NPI_LISTENER_UNCOUNTED;
 }
 
 static void add_up(struct npi_view *view, uint32_t listener, uint64_t sum[NPI_LISTENER_COUNTER_COUNT], json_t *workers,
                    uint64_t *backend) {
   uint64_t value[64];
+  for (int c = 0; c < NPI_LISTENER_COUNTER_COUNT; c++) {
+    sum[c] += npi_load_relaxed_u64(&view->listeners[listener].past.value[c]);
+  }
   for (uint32_t i = 0; i < view->n_clients; i++) {
     const struct npi_client_record *client = &view->clients[i];
     if (npi_view_state(&client->state) == NPI_RECORD_FREE || client->kind != NPI_CLIENT_WORKER) continue;
+    if (npi_load_relaxed_u32(&client->folded) > listener) continue; /* it is in the past already */
     if (npi_view_listener(view, i, listener, value) != 0 || value[NPI_LISTENER_BACKEND] == NO_BACKEND) continue;
     for (int c = 0; c < NPI_LISTENER_COUNTER_COUNT; c++) sum[c] += is_sum(c) ? value[c] : 0;
     *backend = value[NPI_LISTENER_BACKEND];
@@ -54,9 +58,10 @@ static void set_place(json_t *row, const struct npi_listener_record *record) {
 }
 
 void npi_describe_listener(struct npi_view *view, uint32_t listener, json_t *row) {
-  static const int drops[] = {NPI_LISTENER_DROPPED_POOL, NPI_LISTENER_DROPPED_CREDIT, NPI_LISTENER_DROPPED_KERNEL,
-                              NPI_LISTENER_TRUNCATED,    NPI_LISTENER_EMPTY,          NPI_LISTENER_BAD_LENGTH,
-                              NPI_LISTENER_TOO_LARGE,    NPI_LISTENER_BAD_FRAME,      NPI_LISTENER_PARTIAL_AT_END};
+  static const int drops[] = {NPI_LISTENER_DROPPED_POOL,    NPI_LISTENER_DROPPED_CREDIT, NPI_LISTENER_DROPPED_KERNEL,
+                              NPI_LISTENER_TRUNCATED,       NPI_LISTENER_EMPTY,          NPI_LISTENER_BAD_LENGTH,
+                              NPI_LISTENER_TOO_LARGE,       NPI_LISTENER_BAD_FRAME,      NPI_LISTENER_PARTIAL_AT_END,
+                              NPI_LISTENER_LOST_WITH_WORKER};
   const struct npi_listener_record *record = &view->listeners[listener];
   uint64_t sum[NPI_LISTENER_COUNTER_COUNT] = {0}, backend = NO_BACKEND, total = 0;
   npi_set_text_n(row, "name", record->name, sizeof record->name);
@@ -112,6 +117,7 @@ int npi_cmd_listeners(const struct npi_command *command) {
       {"dropped.dropped_kernel", "kernel", 0},
       {"dropped.truncated", "truncated", 0},
       {"dropped.empty", "empty", 0},
+      {"dropped.lost_with_worker", "lost", 0},
       {"bad_frames", "bad frames", 0},
       {"connections_rejected", "rejected", 0},
   };

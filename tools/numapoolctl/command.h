@@ -46,6 +46,7 @@ int npi_cmd_channels(const struct npi_command *command);
 int npi_cmd_listeners(const struct npi_command *command);
 int npi_cmd_segments(const struct npi_command *command);
 int npi_cmd_fsck(const struct npi_command *command);
+int npi_cmd_audit(const struct npi_command *command);
 int npi_cmd_tap(const struct npi_command *command);
 int npi_cmd_pub(const struct npi_command *command);
 

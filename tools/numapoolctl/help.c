@@ -19,11 +19,12 @@ const char npi_help_program[] =
     "  listeners   sockets: received, published, dropped by reason\n"
     "  segments    memory: where it is, who leases it\n"
     "  fsck        checks everything that shared memory shows\n"
+    "  audit       do the sums of all counters balance\n"
     "  tap         prints the events of a channel\n"
     "  pub         publishes each line of standard input\n"
     "\n"
-    "numapoolctl VERB --help tells more. status, clients, channels, listeners, segments and fsck read shared\n"
-    "memory only: they also work when the broker is dead or stuck, and nobody notices them.\n" COMMON
+    "numapoolctl VERB --help tells more. status, clients, channels, listeners, segments, fsck and audit read\n"
+    "shared memory only: they also work when the broker is dead or stuck, and nobody notices them.\n" COMMON
     "\n"
     "Exit status: 0 yes, 1 no (not ready, findings, channel cannot be opened), 2 the command line is not right,\n"
     "3 there is no such instance, or this user may not look at it.\n";
@@ -74,7 +75,8 @@ const char npi_help_listeners[] =
     "\n"
     "One line for each socket that the instance receives on: where, into which channel, by which workers;\n"
     "frames received, published, held back and dropped by reason, stream connections, pauses. --json has every\n"
-    "counter. Counters begin anew with each worker; restarts tells how often that was.\n" COMMON
+    "counter, workers that are gone included; restarts tells how often one was started again. lost is what a\n"
+    "worker had in hand when it died.\n" COMMON
     "\n"
     "Examples:\n"
     "  numapoolctl listeners\n"
@@ -106,6 +108,29 @@ const char npi_help_fsck[] =
     "Examples:\n"
     "  numapoolctl fsck\n"
     "  sudo numapoolctl fsck --instance blue --json\n";
+
+const char npi_help_audit[] =
+    "Usage: numapoolctl audit\n"
+    "\n"
+    "Does everything that came in come out, or is it counted why not? For each listener:\n"
+    "  received = published + dropped_pool + dropped_credit + lost_with_worker + held\n"
+    "and what listeners published is what the workers' publishers published. For each publisher and channel:\n"
+    "  delivered + redelivered = what is and was in the rings of the subscribers\n"
+    "  dropped_no_credit       = what subscribers missed (broadcast)\n"
+    "  published               = delivered to members + dropped, by reason (group)\n"
+    "  left by members         = redelivered + given up + lost + waiting (group)\n"
+    "For each subscriber: taken and released are what its rings say; taken is at most delivered.\n"
+    "Clients, workers and connections that are gone are in the sums, however they ended.\n"
+    "\n"
+    "A running instance moves while it is looked at: all is looked at twice, and an equation fails only where no\n"
+    "values between the two looks make it right. Works while the broker is dead or stopped.\n"
+    "\n"
+    "Exit status: 0 balanced, 1 not (a line for each equation that fails, with its numbers), 2 usage, 3 no such\n"
+    "instance, or not permitted.\n" COMMON
+    "\n"
+    "Examples:\n"
+    "  numapoolctl audit\n"
+    "  numapoolctl audit --json | jq '.unbalanced[].equation'\n";
 
 const char npi_help_tap[] =
     "Usage: numapoolctl tap CHANNEL [--count N] [--timeout S] [--format text|json|raw|hex] [--credits N]\n"

@@ -10,6 +10,7 @@ extern const char npi_help_channels[];
 extern const char npi_help_listeners[];
 extern const char npi_help_segments[];
 extern const char npi_help_fsck[];
+extern const char npi_help_audit[];
 extern const char npi_help_tap[];
 extern const char npi_help_pub[];
 

@@ -44,6 +44,7 @@ static const struct verb verbs[] = {
     {"listeners", npi_cmd_listeners, npi_help_listeners, EVERYWHERE, 0},
     {"segments", npi_cmd_segments, npi_help_segments, EVERYWHERE, 0},
     {"fsck", npi_cmd_fsck, npi_help_fsck, EVERYWHERE, 0},
+    {"audit", npi_cmd_audit, npi_help_audit, EVERYWHERE, 0},
     {"tap", npi_cmd_tap, npi_help_tap,
      EVERYWHERE | BIT(NPI_OPTION_COUNT) | BIT(NPI_OPTION_TIMEOUT) | BIT(NPI_OPTION_FORMAT) | BIT(NPI_OPTION_CREDITS),
      1},

@@ -110,11 +110,36 @@ static void open_from(struct npi_view *view, uint32_t pid, uint32_t only) {
   closedir(folder);
 }
 
+/* The broker's keeper has every page and ledger, and lives on when the broker is killed. */
+static void open_from_keepers(struct npi_view *view) {
+  char path[48], line[512];
+  DIR *folder = opendir("/proc");
+  if (folder == NULL) return;
+  for (const struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+    if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
+    snprintf(path, sizeof path, "/proc/%.16s/cmdline", entry->d_name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, line, sizeof line - 1);
+    if (fd >= 0) close(fd);
+    if (n <= 0) continue;
+    line[n] = '\0';
+    const char *first = line + strlen(line) + 1; /* the word behind the program's name */
+    if (first < line + n && strncmp(first, "--keeper=", 9) == 0) {
+      open_from(view, (uint32_t)strtoul(entry->d_name, NULL, 10), NPI_NONE);
+    }
+  }
+  closedir(folder);
+}
+
 static int find(struct npi_view *view, int *fds, uint32_t client) {
   if (client >= view->n_clients) return npi_fail(NP_ERR_CORRUPT, "client %u of %u", client, view->n_clients);
   if (!view->broker_listed) {
     view->broker_listed = 1;
-    if (npi_view_broker(view) != NPI_PROCESS_DEAD) open_from(view, view->header->broker_pid, NPI_NONE);
+    if (npi_view_broker(view) != NPI_PROCESS_DEAD) {
+      open_from(view, view->header->broker_pid, NPI_NONE);
+    } else {
+      open_from_keepers(view);
+    }
   }
   if (fds[client] == NPI_VIEW_NOT_LOOKED) {
     if (npi_view_client_process(view, client) != NPI_PROCESS_DEAD) open_from(view, view->clients[client].pid, client);
