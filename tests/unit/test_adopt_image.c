@@ -109,5 +109,5 @@ Test(adopt_image, records_that_name_what_is_not_there_are_refused) {
   REFUSED(RECORD(segment, segments, 0)->object = UINT64_MAX);
   REFUSED(RECORD(listener, listeners, 0)->channel = IMAGE_CHANNELS);
   REFUSED(memset(RECORD(listener, listeners, 0)->address, 'x', NPI_ADDRESS_BYTES));
-  REFUSED(npi_store_relaxed_u32(&((struct npi_journal *)image_table(memory, &HEADER->journal))->kind, 4));
+  REFUSED(npi_store_relaxed_u32(&((struct npi_journal *)image_table(memory, &HEADER->journal))->kind, 5));
 }
