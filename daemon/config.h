@@ -131,9 +131,9 @@ struct npi_config {
     uint32_t workers_per_node;
     uint32_t staging_buffers; /* a worker's receive buffers, a power of two */
     enum npi_config_pin pin;
-    uint64_t staging_bytes;    /* of one staging buffer, a power of two */
+    uint64_t staging_bytes;     /* of one staging buffer, a power of two */
     uint64_t orphan_timeout_ms; /* a worker without broker ends after it; 0: never */
-    uint64_t unfinished_bytes; /* most that a worker keeps of frames whose rest has not come */
+    uint64_t unfinished_bytes;  /* most that a worker keeps of frames whose rest has not come */
   } ingest;
   struct {
     uint32_t clients;

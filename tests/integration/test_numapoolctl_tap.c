@@ -195,7 +195,8 @@ Test(numapoolctl_tap, tap_ends_when_its_instance_began_anew_and_nothing_comes) {
   done(&result);
   npi_test_broker_kill_with_keeper(&broker);
   npi_test_broker_start(&broker, NULL);
-  result = shell("for i in $(seq 300); do kill -0 $(cat $T/pid) 2>/dev/null || break; sleep 0.05; done; cat $T/tap-err");
+  result =
+      shell("for i in $(seq 300); do kill -0 $(cat $T/pid) 2>/dev/null || break; sleep 0.05; done; cat $T/tap-err");
   EXPECT_IN(result.out, "began anew");
   EXPECT_IN(result.out, "nothing comes any more");
   EXPECT_IN(result.out, "0 events taken");
