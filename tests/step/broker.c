@@ -2,6 +2,7 @@
 /* The broker's books of connections, step for step as daemon/connections.c keeps them. */
 #include <string.h>
 
+#include "step/accounts.h"
 #include "step/stepper.h"
 #include "step/truth.h"
 #include "wire/channel.h"
@@ -127,6 +128,8 @@ void broker_note_made(uint32_t index) {
       connection->first = connection->next = world->truth[index].accepted;
     } else if (link->role == NPI_ROLE_SUBSCRIBER && !connection->subscriber_made) {
       link->inlet.taken = link->inlet.returned = start;
+      npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_TAKEN], start);
+      npi_store_relaxed_u64(&link->inlet.block->counter[NPI_RETURN_RETURNED], start);
       connection->subscriber_made = 1;
     }
   }
@@ -136,6 +139,7 @@ void broker_note_made(uint32_t index) {
 
 static void settle(struct step_connection *connection) {
   if (connection->publisher_holds || connection->subscriber_holds) return;
+  accounts_connection_ends(connection);
   step_actor(connection->publisher)->rings_used &= ~(1U << connection->publisher_ring);
   step_actor(connection->subscriber)->rings_used &= ~(1U << connection->subscriber_ring);
   connection->used = 0;
@@ -178,6 +182,7 @@ void broker_answers(uint32_t index, const struct npi_control_frame *frame, struc
   switch (frame->head.type) {
     case NPI_CONTROL_OPEN_PUBLISHER:
       actor->endpoint++;
+      accounts_publisher_opens(index);
       truth_publisher_opens(index);
       actor->is_open = 1;
       reply->body.open_publisher_reply.publisher = actor->endpoint;

@@ -28,6 +28,7 @@ void step_random_options(struct step_options *options, uint64_t seed) {
   options->chunks = step_below(&random, 4) == 0 ? 2 : 1;
   options->near_wrap = step_below(&random, 8) == 0 ? 1 + step_below(&random, 2) : 0;
   options->limit = limits[step_below(&random, NPI_ARRAY_COUNT(limits))];
+  if (options->kind == STEP_GROUP && step_below(&random, 2)) options->limit = 1 + step_below(&random, 3);
   options->sleepers = step_below(&random, 4) == 0;
   options->hoarded = step_below(&random, 5) == 0 ? 26 : 0;
   if (options->hoarded > 0) options->chunks = 1;
@@ -259,6 +260,38 @@ static void subscriber_does(uint32_t index, uint64_t *random) {
   }
 }
 
+int step_make_scarce(uint64_t *random) {
+  uint32_t first = world->options.n_publishers, n = world->options.n_subscribers;
+  if (world->options.kind != STEP_GROUP || n < 2) return 0;
+  for (uint32_t i = 0; i < world->n_actors; i++) program_news(i);
+  for (uint32_t i = 0; i < 4 * STEP_CAPACITY; i++) {
+    struct step_actor *publisher = step_actor(0);
+    if (publisher->publisher == NULL || publisher->is_dead) return 0;
+    if (publisher->n_loans == 0 && program_loan(0) != NP_OK) break;
+    if (program_publish(0, 0, 1) != NP_OK) break;
+  }
+  for (uint32_t i = first; i < world->n_actors; i++) {
+    const struct step_actor *actor = step_actor(i);
+    for (uint32_t k = step_below(random, 4); k > 0 && actor->subscriber != NULL && !actor->is_dead; k--)
+      program_take(i);
+  }
+  uint32_t victim = first + step_below(random, n);
+  if (!step_actor(victim)->is_dead) dies_idle(victim);
+  if (step_below(random, 2) == 0) return 0;
+  /* Its events wait already, and there is credit for one or the other. */
+  program_news(0);
+  for (uint32_t i = first; i < world->n_actors; i++) {
+    const struct step_actor *actor = step_actor(i);
+    if (!actor->is_dead && actor->n_held > 0 && step_below(random, 4) > 0) program_release(i, 0);
+  }
+  return step_actor(0)->publisher->flow.n_waiting > 0;
+}
+
+void step_offer(uint64_t *random) {
+  (void)random;
+  tick(0);
+}
+
 void step_random_operation(uint64_t *random) {
   /* Publishers come up as often as all their subscribers together, or more: credits shall be short in some worlds. */
   uint32_t n_publishers = world->options.n_publishers;
@@ -267,7 +300,7 @@ void step_random_operation(uint64_t *random) {
                        : n_publishers + step_below(random, world->options.n_subscribers);
   shared->path = PATH_NONE;
   if (step_actor(index)->is_dead) return;
-  if (step_below(random, 100) == 0 && world->n_actors > 2) {
+  if (step_below(random, world->options.near_wrap ? 400 : 100) == 0 && world->n_actors > 2) {
     dies_idle(index);
     return;
   }

@@ -80,6 +80,11 @@ void step_random_operation(uint64_t *random);
 /* Options of the world of this seed. */
 void step_random_options(struct step_options *options, uint64_t seed);
 
+/* A group in which every member's credit is used up, and one of them is dead. 1: its events wait. */
+int step_make_scarce(uint64_t *random);
+/* The publisher offers them. */
+void step_offer(uint64_t *random);
+
 /* Opens everybody. */
 void step_open_all(uint64_t *random);
 

@@ -74,12 +74,16 @@ static uint32_t detail_of(uint32_t index, uint32_t operation) {
 /* The call between these two is the library's, and stepped if the operation is. */
 static void enter(uint32_t actor, uint32_t operation) {
   int has_news = step_actor(actor)->queue_head != step_actor(actor)->queue_tail;
+  int is_data = operation == OPERATION_PUBLISH || operation == OPERATION_TAKE || operation == OPERATION_RELEASE;
+  int offers = step_actor(actor)->publisher != NULL && step_actor(actor)->publisher->flow.n_waiting > 0;
   world->now.actor = actor;
   world->now.operation = operation;
   step_running = (int)actor;
   step_begin_operation(
       operation * 64 + (step_is_publisher(actor) ? 32u : 0u) + (has_news ? 16u : 0u) + detail_of(actor, operation),
-      operation == OPERATION_PUBLISH || operation == OPERATION_TAKE || operation == OPERATION_RELEASE ? 3 : 1);
+      offers    ? 8
+      : is_data ? 3
+                : 1);
 }
 
 static void leave(void) {

@@ -3,6 +3,7 @@
  * A process is dead, in the middle of whatever it did: the broker does what it does, the others go on as they
  * always do, until nothing moves any more. Then everything is counted, and everybody publishes once more.
  */
+#include "step/accounts.h"
 #include "step/operations.h"
 #include "step/truth.h"
 #include "step/world.h"
@@ -98,6 +99,7 @@ static void publish_once_more(void) {
 
 static void dies(uint32_t actor, int was_now) {
   truth_actor_died(actor, was_now);
+  accounts_actor_gone(actor);
   step_actor(actor)->is_dead = 1;
   broker_actor_gone(actor);
 }
@@ -180,8 +182,8 @@ void recover(uint64_t seed, struct step_outcomes *outcomes) {
   if (shared->n_violations == 0) {
     if (now.operation == OPERATION_PUBLISH) classify_publish(outcomes, next_before);
     if (now.operation == OPERATION_RELEASE && world->options.kind == STEP_GROUP) {
-      if (world->truth[now.publisher].fate[now.number] == FATE_DONE) {
-        outcomes->release_before++; /* it was given back once more, by another */
+      if (world->died_before) {
+        outcomes->release_before++; /* it is given back once more, by another */
       } else {
         outcomes->release_after++;
       }

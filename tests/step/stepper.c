@@ -36,10 +36,10 @@ static uint64_t mix(uint64_t x) {
 
 /* ---- the stepped process ----------------------------------------------------------------------------------- */
 
-static void one_operation(uint64_t *random, int is_wanted) {
+static void one_operation(uint64_t *random, int is_wanted, void (*operation)(uint64_t *)) {
   step_is_wanted = is_wanted;
   shared->operation_points = 0;
-  step_random_operation(random);
+  operation(random);
   step_is_wanted = 0;
   if (shared->operation_points > 0) {
     shared->path_runs[shared->path]++;
@@ -59,9 +59,10 @@ static void one_world(uint64_t seed, uint32_t is_quick) {
   uint32_t before = step_below(&random, step_below(&random, 3) == 0 ? 16 : OPERATIONS_BEFORE);
   /* Shortly before positions wrap, operations shortly before and after are the ones to look at. */
   if (options.near_wrap) before += 2 * OPERATIONS_BEFORE;
-  for (uint32_t i = 0; i < before; i++) one_operation(&random, 0);
+  for (uint32_t i = 0; i < before; i++) one_operation(&random, 0, step_random_operation);
+  if (step_below(&random, 2) == 0 && step_make_scarce(&random)) one_operation(&random, 1, step_offer);
   for (uint32_t i = 0; i < OPERATIONS_STEPPED && !shared->stop; i++)
-    one_operation(&random, !is_quick || step_below(&random, 4) == 0);
+    one_operation(&random, !is_quick || step_below(&random, 4) == 0, step_random_operation);
   wind_up(seed);
   if (shared->n_violations > 0) _exit(1);
   shared->worlds++;

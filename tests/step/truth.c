@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "step/accounts.h"
 #include "step/operations.h"
 
 struct payload {
@@ -108,7 +109,6 @@ static void taken_by_member(struct step_connection *connection, uint32_t number,
       }
       break;
     case FATE_AGAIN:
-    case FATE_MAYBE:
       if (!again) {
         step_violation("event %u of publisher %u comes again to member %u without a mark", number,
                        connection->publisher, actor);
@@ -177,8 +177,13 @@ void truth_taken(uint32_t actor, const struct np_event *event) {
     step_violation("subscriber %u holds more than it has credits for", actor);
     return;
   }
-  subscriber->held[subscriber->n_held++] = (struct step_held){
-      .event = *event, .publisher = connection->publisher, .number = payload.number, .life = payload.life};
+  connection->n_got++;
+  subscriber->held[subscriber->n_held++] = (struct step_held){.event = *event,
+                                                              .publisher = connection->publisher,
+                                                              .number = payload.number,
+                                                              .life = payload.life,
+                                                              .connection = client->links[slot]->connection,
+                                                              .version = connection->version};
 }
 
 void truth_look_again(uint32_t actor, uint32_t row) {
@@ -198,6 +203,8 @@ void truth_released(uint32_t actor, uint32_t row) {
   if (world->options.kind == STEP_GROUP && (subscriber->flags & NPI_SUBSCRIBER_TAP) == 0 && held->life == truth->life) {
     truth->fate[held->number] = FATE_DONE;
   }
+  struct step_connection *connection = &world->connections[held->connection];
+  if (connection->version == held->version) connection->n_released++;
   memmove(held, held + 1, (--subscriber->n_held - row) * sizeof *held);
 }
 
@@ -263,7 +270,12 @@ void truth_actor_died(uint32_t actor, int was_now) {
     if (dead->held[i].life != truth->life) continue;
     int maybe = was_now && now->operation == OPERATION_RELEASE && now->publisher == dead->held[i].publisher &&
                 now->number == dead->held[i].number;
-    truth->fate[dead->held[i].number] = maybe ? FATE_MAYBE : FATE_AGAIN;
+    /* Whether it gave the event back says its ring, and so what becomes of the event. */
+    const struct step_connection *connection = &world->connections[dead->held[i].connection];
+    int is_back = maybe && (!connection->used || connection->version != dead->held[i].version ||
+                            accounts_released(connection) > connection->n_released);
+    truth->fate[dead->held[i].number] = is_back ? FATE_DONE : FATE_AGAIN;
+    if (maybe) world->died_before = !is_back;
   }
 }
 
@@ -280,7 +292,7 @@ static void check_group(uint32_t index) {
     return;
   }
   for (uint32_t i = 0; i < truth->accepted; i++) {
-    if (truth->fate[i] == FATE_DONE || truth->fate[i] == FATE_DROPPED || truth->fate[i] == FATE_MAYBE) continue;
+    if (truth->fate[i] == FATE_DONE || truth->fate[i] == FATE_DROPPED) continue;
     step_violation("event %u of publisher %u (%u were published) %s, and no member processed it: lost", i, index,
                    truth->accepted,
                    truth->fate[i] == FATE_AGAIN  ? "was held by a member that died"
@@ -303,4 +315,5 @@ void truth_check_complete(void) {
     check_seen(connection);
   }
   for (uint32_t i = 0; i < world->options.n_publishers && world->options.kind == STEP_GROUP; i++) check_group(i);
+  if (shared->n_violations == 0) accounts_check_complete();
 }

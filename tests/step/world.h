@@ -50,6 +50,7 @@ struct step_connection {
   uint32_t next;                            /* number that the subscriber may see next */
   uint32_t n_taken;                         /* by the subscriber, redelivered ones not counted */
   uint32_t n_missed;                        /* gaps that it saw */
+  uint32_t n_got, n_released;               /* by its program, redelivered ones counted */
 };
 
 struct step_frame {
@@ -71,16 +72,17 @@ enum step_fate {
   FATE_HELD = 1,    /* taken by a member that lives */
   FATE_DONE = 2,    /* given back by a member */
   FATE_AGAIN = 3,   /* held by a member that died: must come again, marked */
-  FATE_MAYBE = 4,   /* the member died while it gave it back: may come again, marked */
-  FATE_DROPPED = 5, /* nobody was to get it */
+  FATE_DROPPED = 4, /* nobody was to get it */
 };
 
 /* What a publisher's program knows of its events. */
 struct step_truth {
-  uint64_t life;     /* +1 at each open: payloads name it */
-  uint32_t accepted; /* numbers below were published */
-  uint32_t is_lossy; /* it died, or closed, with events that had no member */
-  uint32_t n_lost;   /* counted by its library as lost with a member */
+  uint64_t life;                         /* +1 at each open: payloads name it */
+  uint32_t accepted;                     /* numbers below were published */
+  uint32_t is_lossy;                     /* it died, or closed, with events that had no member */
+  uint32_t n_lost;                       /* counted by its library as lost with a member */
+  uint64_t ended_elements, ended_tapped; /* on connections that are over; of these, for taps */
+  uint64_t counted;                      /* as published, when it died */
   uint8_t fate[STEP_NUMBERS];
 };
 
@@ -89,7 +91,7 @@ struct step_held {
   uint32_t publisher; /* actor */
   uint32_t number;
   uint64_t life;
-  uint32_t again;
+  uint32_t connection, version;
 };
 
 struct step_actor {
@@ -155,6 +157,7 @@ struct step_world {
   uint32_t n_connections; /* rows in use so far */
   struct step_now now;
   struct step_now died;         /* recovery: what the dead one was doing */
+  uint32_t died_before;         /* it was giving an event back, and did not get so far */
   uint32_t n_redelivery_rounds; /* ends of members so far: after the second, old order is not by number */
   uint64_t clock_ns;
   struct step_actor actors[STEP_ACTORS]; /* the last: what is behind n_actors is not saved */
