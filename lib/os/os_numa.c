@@ -242,6 +242,32 @@ int npi_numa_measure(const void *address, uint64_t bytes, uint64_t page_bytes, u
   return 0;
 }
 
+uint64_t npi_numa_memory_kept_from(const char *path, int node) {
+  char line[1024];
+  int zone_node = -1;
+  uint64_t pages = 0, number, high = 0, managed = 0;
+  FILE *file = fopen(path, "re");
+  if (file == NULL) return 0;
+  while (fgets(line, sizeof line, file) != NULL) {
+    if (sscanf(line, "Node %d, zone", &zone_node) == 1) continue;
+    if (zone_node != node) continue;
+    if (sscanf(line, " high %" SCNu64, &number) == 1) high = number;
+    if (sscanf(line, " managed %" SCNu64, &number) == 1) managed = number;
+    const char *at = strstr(line, "protection: (");
+    if (at == NULL) continue;
+    /* The last line of a zone that matters here: how much of it requests for each zone above must leave. */
+    uint64_t most = 0;
+    at += strlen("protection: (");
+    for (char *end; (number = strtoull(at, &end, 10), end != at); at = *end == ',' ? end + 1 : end) {
+      if (number > most) most = number;
+    }
+    pages += high + most < managed ? high + most : managed;
+    high = managed = 0;
+  }
+  fclose(file);
+  return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 int npi_numa_memory_available(int node, uint64_t *bytes) {
   uint64_t part;
   *bytes = 0;
@@ -253,6 +279,8 @@ int npi_numa_memory_available(int node, uint64_t *bytes) {
   if (node_meminfo(NODE_FOLDER, node, "Active(file)", &part)) *bytes += part;
   if (node_meminfo(NODE_FOLDER, node, "Inactive(file)", &part)) *bytes += part;
   if (node_meminfo(NODE_FOLDER, node, "SReclaimable", &part)) *bytes += part;
+  part = npi_numa_memory_kept_from("/proc/zoneinfo", node);
+  *bytes -= part < *bytes ? part : *bytes;
   return 0;
 }
 

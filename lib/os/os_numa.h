@@ -51,8 +51,14 @@ int npi_numa_bind(void *address, uint64_t bytes, int node, int strict);
 int npi_numa_measure(const void *address, uint64_t bytes, uint64_t page_bytes, uint64_t pages_on[NPI_NODES_MAX],
                      uint64_t *unknown);
 
-/* Free memory of a node plus what its page cache could give up. NP_ERR_NOT_FOUND where the kernel does not say. */
+/*
+ * Free memory of a node plus what its page cache could give up, less what the kernel keeps for itself: who asks for that
+ * is not served, and where a policy allows no other node somebody is killed. NP_ERR_NOT_FOUND where the kernel does not say.
+ */
 int npi_numa_memory_available(int node, uint64_t *bytes);
+
+/* That last part, from a file like /proc/zoneinfo; 0 where it cannot be read. */
+uint64_t npi_numa_memory_kept_from(const char *path, int node);
 
 /*
  * The calling thread runs only on the CPUs of the node (a node id, not an index), or with cpu >= 0 only on that one,

@@ -135,6 +135,26 @@ Test(os_numa, pages_that_are_not_there_count_as_unknown) {
   cr_assert_eq(npi_numa_measure(address, BYTES, 0, pages_on, &unknown), NP_ERR_ARGUMENT);
 }
 
+Test(os_numa, what_the_kernel_keeps_for_itself_is_not_available, .init = make_folder, .fini = remove_folder) {
+  /* Proves: per zone of that node its high mark and the most that it protects, but no more than it has. */
+  char path[80];
+  write_file("zones/info",
+             "Node 0, zone      DMA\n  per-node stats\n      nr_inactive_anon 1\n  pages free     2816\n"
+             "        boost    0\n        min      64\n        low      80\n        high     96\n"
+             "        spanned  4095\n        present  3998\n        managed  100\n        cma      0\n"
+             "        protection: (0, 2979, 1970, 0, 0)\n"
+             "Node 0, zone    DMA32\n  pages free     500\n        high     1000\n        managed  90000\n"
+             "        protection: (0, 0, 250, 251)\n  pagesets\n    cpu: 0\n              high:  378\n"
+             "Node 1, zone   Normal\n  pages free     7\n        high     40\n        managed  90000\n"
+             "        protection: (0, 0, 0)\n");
+  snprintf(path, sizeof path, "%s/zones/info", folder);
+  uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+  cr_assert_eq(npi_numa_memory_kept_from(path, 0), (100 + 1251) * page);
+  cr_assert_eq(npi_numa_memory_kept_from(path, 1), 40 * page);
+  cr_assert_eq(npi_numa_memory_kept_from(path, 2), 0);
+  cr_assert_eq(npi_numa_memory_kept_from("/nowhere", 0), 0);
+}
+
 Test(os_numa, a_node_that_is_not_there_is_refused) {
   /* Proves: a wrong number in a configuration is an error, not memory somewhere. */
   int fd;
