@@ -173,6 +173,7 @@ struct np_client {
   char socket_path[256];
   int events_watch, credits_watch, tick_fd; /* watch.c; -1: the program has no epoll of its own */
   struct npi_notices notices;
+  char lease_refusal[256]; /* why the last lease failed; empty: it did not */
 };
 
 #define NPI_CLIENT_ALIVE UINT32_C(0x4e554d41)

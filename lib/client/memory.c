@@ -75,7 +75,11 @@ int npi_client_lease(struct np_client *client, uint64_t bytes) {
   npi_control_init(&frame, NPI_CONTROL_LEASE, 0, 0);
   frame.body.lease.bytes = bytes;
   int status = npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS);
-  if (status != 0) client->lease_again_ns = npi_clock_monotonic() + REFUSED_NS;
+  client->lease_refusal[0] = '\0';
+  if (status != 0) {
+    client->lease_again_ns = npi_clock_monotonic() + REFUSED_NS;
+    snprintf(client->lease_refusal, sizeof client->lease_refusal, "%s", npi_detail());
+  }
   return status;
 }
 
@@ -186,6 +190,7 @@ uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_clas
   uint64_t now = npi_clock_monotonic();
   uint64_t run_bytes = (uint64_t)npi_class_run(slot_class) * NPI_CHUNK_BYTES;
   const char *why = "the budget is spent: raise memory.per_client, or let subscribers release sooner";
+  if (pool->leased_bytes < pool->budget_bytes) why = "the broker gave no more";
   if (pool->leased_bytes < pool->budget_bytes && now >= client->lease_again_ns &&
       (client->attach == NPI_ATTACHED || npi_client_may_attach(client))) {
     /* A quarter more each time: few calls while growing, little too much at the end. */
@@ -193,8 +198,8 @@ uint32_t npi_client_loan_slow(struct np_publisher *publisher, uint32_t slot_clas
     if (npi_client_lease(client, bytes) == 0 && npi_pool_carve(pool, slot_class) == 0) {
       return npi_pool_loan(pool, slot_class);
     }
-    why = "the broker gave no more";
   }
+  if (pool->leased_bytes < pool->budget_bytes && client->lease_refusal[0] != '\0') why = client->lease_refusal;
   if (take_from_other_classes(client, slot_class, now, 0)) return npi_pool_loan(pool, slot_class);
   uint32_t larger = npi_pool_larger_class(pool, slot_class);
   if (larger != NPI_NONE) return npi_pool_loan(pool, larger);

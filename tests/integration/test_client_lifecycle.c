@@ -479,3 +479,22 @@ Test(client_lifecycle, the_smallest_segments_in_the_largest_number_still_connect
   np_disconnect(home);
   instance_stop(&instance);
 }
+
+Test(client_lifecycle, a_loan_that_finds_nothing_says_in_the_brokers_words_why) {
+  /* Proves: the node's memory is leased by another client: that is what a dry loan says, each time. */
+  struct instance instance;
+  struct np_event event;
+  instance_start(&instance, "memory: { per_node: 8MiB, per_client: 8MiB, segment: 2MiB, ready: 0 }\n", NULL);
+  struct np_client *first = connected(), *second = connected();
+  struct np_publisher *taker = publisher_of(first, "one"), *other = publisher_of(second, "two");
+  while (np_loan(taker, 1 << 20, &event) == NP_OK) continue;
+  for (int i = 0; i < 3; i++) {
+    cr_assert_eq(np_loan(other, 100, &event), NP_EMPTY);
+    cr_assert_not_null(strstr(np_error_detail(), "the memory budget of node"), "%s", np_error_detail());
+    cr_assert_not_null(strstr(np_error_detail(), "raise memory.per_node"), "%s", np_error_detail());
+  }
+  np_disconnect(first);
+  EVENTUALLY(20, np_loan(other, 100, &event) == NP_OK);
+  np_disconnect(second);
+  instance_stop(&instance);
+}
