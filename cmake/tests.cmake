@@ -190,3 +190,4 @@ foreach(script IN LISTS check_scripts)
 endforeach()
 
 include(cmake/models.cmake)
+include(cmake/vm.cmake)

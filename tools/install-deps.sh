@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing of the Debian 12 packages that numapool needs, and nothing else.
 #
-#   tools/install-deps.sh [GROUP...]     groups: runtime build check (default: runtime build)
+#   tools/install-deps.sh [GROUP...]     groups: runtime build check vm (default: runtime build)
 #
 # Nothing is asked of the network where everything is there already.
 set -euo pipefail
@@ -11,6 +11,7 @@ runtime=(libnuma1 liburing2 libyaml-0-2 libjansson4 bsdutils netcat-openbsd)
 build=(build-essential cmake ninja-build pkg-config libnuma-dev liburing-dev libyaml-dev libjansson-dev uthash-dev)
 check=(libcriterion-dev clang clang-14 clang-format clang-tidy libclang-rt-14-dev libfuzzer-14-dev libseccomp-dev
   relacy-dev spin rsyslog socat strace procps binutils iproute2 util-linux python3 git)
+vm=(qemu-system-x86 busybox-static cpio)
 
 usage() {
   sed -n '3,7s/^# \{0,1\}//p' "$0"
@@ -23,12 +24,13 @@ for group in "${@:-runtime build}"; do
       runtime) wanted+=("${runtime[@]}") ;;
       build) wanted+=("${build[@]}") ;;
       check) wanted+=("${check[@]}") ;;
+      vm) wanted+=("${vm[@]}") ;;
       -h | --help)
         usage
         exit 0
         ;;
       *)
-        echo "install-deps: no group '$name'; there are: runtime build check" >&2
+        echo "install-deps: no group '$name'; there are: runtime build check vm" >&2
         exit 2
         ;;
     esac

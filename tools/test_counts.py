@@ -4,7 +4,7 @@
 
     tools/test_counts.py FILE...     prints "PASSED FAILED SKIPPED", then one line for each skip, with its reason
 
-A Criterion program counts with each of its cases, any other test program as one.
+A Criterion program counts with each of its cases, also where a test runs several of them; any other test counts as one.
 """
 
 import re
@@ -33,11 +33,11 @@ def count(case):
     summary = SYNTHESIS.findall(output)
     if not summary:
         return (0, 1, []) if broken else (1, 0, skips)
-    tested, passing, failing, crashing = (int(number) for number in summary[-1])
-    failed = failing + crashing
+    passing = sum(int(numbers[1]) for numbers in summary)
+    failed = sum(int(numbers[2]) + int(numbers[3]) for numbers in summary)
     if broken and failed == 0:
         failed = 1  # the program itself failed: time, leak, exit status
-    if tested == 0 and not broken and not skips:
+    if not broken and not skips and any(numbers[0] == "0" for numbers in summary):
         failed = 1  # a test program without a test is a mistake
     return passing, failed, skips
 
