@@ -268,5 +268,6 @@ int npi_keeper_main(int listen_fd) {
   /* The broker connected before this process began, so its connection is waiting to be accepted. */
   accept_one(&keeper);
   while (is_needed(&keeper)) turn(&keeper);
+  free(keeper.items);
   return 0;
 }

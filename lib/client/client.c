@@ -278,10 +278,10 @@ int npi_client_connect(struct np_client **out, const struct np_options *options,
       -1;
   client->events_watch = client->credits_watch = client->tick_fd = -1;
   client->kind = kind;
-  if (getrandom(&client->token, sizeof client->token, 0) < 0) client->token = 0;
   uint64_t until = npi_clock_monotonic() + (chosen.timeout_ms > 0 ? (uint64_t)chosen.timeout_ms * 1000000 : 0);
   if (chosen.timeout_ms < 0) until = UINT64_MAX;
   int cancel_state = npi_cancel_off();
+  if (getrandom(&client->token, sizeof client->token, 0) < 0) client->token = 0;
   int status = make_alive(client);
   /* Before the first store that a sleeper could have to see; refused: this process fences instead. */
   client->membarrier_works = npi_membarrier_register() == 0;

@@ -93,9 +93,9 @@ static int usable_wait(struct np_subscriber *subscriber, int *found) {
 
 int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
   struct np_client *client = subscriber->client;
-  struct npi_bell *bell = &client->events_bell;
   int found = 0;
   if (!npi_client_usable(client)) return npi_client_forked();
+  struct npi_bell *bell = &client->events_bell;
   if (usable_wait(subscriber, &found)) return NP_OK;
   if (timeout_ms == 0) return NP_TIMEOUT;
   for (int i = 0; i < SPIN_TURNS; i++) {
@@ -196,8 +196,8 @@ void npi_client_arm_credits(struct np_client *client) {
 
 int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
   struct np_client *client = publisher->client;
-  struct npi_bell *bell = &client->credits_bell;
   if (!npi_client_usable(client)) return npi_client_forked();
+  struct npi_bell *bell = &client->credits_bell;
   npi_client_reap(client); /* also where nothing is waited for: a quiet publisher learns here what came back */
   if (may_go_on(publisher)) return NP_OK;
   if (timeout_ms == 0) return NP_TIMEOUT;

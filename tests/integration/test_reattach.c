@@ -489,3 +489,70 @@ Test(reattach, a_peer_that_dies_is_named) {
   np_disconnect(f.client);
   npi_test_broker_stop(&f.broker);
 }
+
+/* ---- with real successors ---- */
+
+Test(reattach, a_real_successor_takes_back_who_slept_with_all_that_it_has) {
+  struct fixture f;
+  struct np_subscriber *closed, *opened;
+  struct np_event none;
+  set_up(&f);
+  OK(np_subscriber_open(f.client, "news", NULL, &closed));
+  int fd = np_fd(f.subscriber);
+  cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+  npi_test_broker_kill(&f.broker);
+  cr_assert(is_readable(fd, 1000));
+  cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+  cr_assert_eq(next_notice(&f).kind, NP_NOTICE_BROKER_LOST);
+  OK(np_subscriber_close(closed));
+  exchange(&f, 1);
+  npi_test_broker_start(&f.broker, NULL);
+  struct np_notice notice = {0};
+  uint64_t until = npi_clock_monotonic() + 5000000000;
+  while (notice.kind == 0 && npi_clock_monotonic() < until && is_readable(fd, 2000)) { /* as a program does */
+    cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+    notice = next_notice(&f);
+  }
+  cr_assert_eq(notice.kind, NP_NOTICE_BROKER_BACK);
+  cr_assert_eq(notice.pid, (uint32_t)f.broker.pid);
+  cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+  cr_assert_not(is_readable(fd, 600));
+  exchange(&f, 2);
+  OK(np_subscriber_open(f.client, "news", NULL, &opened));
+  struct np_publisher_stats stats = {.size = sizeof stats};
+  OK(np_publisher_stats(f.publisher, &stats));
+  cr_assert_eq(stats.subscribers, 2, "the closed one is gone, the new one is there");
+  exchange(&f, 3);
+  OK(np_take(opened, &none));
+  OK(np_release(opened, &none));
+  np_disconnect(f.client);
+  npi_test_broker_stop(&f.broker);
+}
+
+Test(reattach, where_nothing_could_be_kept_the_client_is_told_and_connects_anew) {
+  struct fixture f;
+  struct np_event none;
+  struct np_options options;
+  struct np_client *anew;
+  set_up(&f);
+  int fd = np_fd(f.subscriber);
+  cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+  npi_test_broker_kill_with_keeper(&f.broker);
+  npi_test_broker_start(&f.broker, NULL);
+  struct np_notice notice = {0};
+  uint64_t until = npi_clock_monotonic() + 5000000000;
+  while (notice.kind != NP_NOTICE_INSTANCE_GONE && npi_clock_monotonic() < until && is_readable(fd, 2000)) {
+    cr_assert_eq(np_take(f.subscriber, &none), NP_EMPTY);
+    while ((notice = next_notice(&f)).kind == NP_NOTICE_BROKER_LOST) {
+    }
+  }
+  cr_assert_eq(notice.kind, NP_NOTICE_INSTANCE_GONE);
+  exchange(&f, 2);
+  np_options_init(&options);
+  options.socket_path = f.broker.socket_path;
+  OK(np_connect(&anew, &options));
+  exchange(&f, 3);
+  np_disconnect(f.client);
+  np_disconnect(anew);
+  npi_test_broker_stop(&f.broker);
+}
