@@ -38,6 +38,12 @@ static int find_client(const struct npi_session *session, const struct npi_contr
                     "connect again",
                     (int)session->pid, index, frame->body.attach.client_version);
   }
+  if (client->quarantined) {
+    return npi_fail(NP_ERR_NOT_FOUND,
+                    "client %u (%s) was stopped for longer than clients.evict_after and is shut out; close all handles "
+                    "and connect again",
+                    index, client->name);
+  }
   *out = client;
   return 0;
 }

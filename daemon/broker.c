@@ -15,6 +15,7 @@
 #include "daemon/adopt.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
+#include "daemon/evict.h"
 #include "daemon/lock.h"
 #include "daemon/notify.h"
 #include "daemon/session.h"
@@ -214,6 +215,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config,
   npi_watch_init(&broker->accept_watch, on_accept, broker);
   npi_timer_init(&broker->accept_again, on_accept_again, broker);
   npi_timer_init(&broker->drain_deadline, on_drain_deadline, broker);
+  npi_evict_init(broker);
   npi_keep_init(broker);
   set_of_signals(&signals);
   signal(SIGPIPE, SIG_IGN); /* standard error may be a pipe whose reader is gone */
@@ -229,6 +231,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config,
   if (status == 0) status = npi_workers_start(broker);
   if (status != 0) goto fail;
   if (broker->adopt != NULL) npi_adopt_finish(broker);
+  npi_evict_begin(broker);
   npi_broker_check_ready(broker);
   return 0;
 
@@ -314,6 +317,7 @@ void npi_broker_stop(struct npi_broker *broker) {
   struct npi_session *session, *after;
   close_door(broker);
   npi_timer_end(&broker->loop, &broker->drain_deadline);
+  npi_timer_end(&broker->loop, &broker->evict_look);
   /* From here on there is nothing for a successor. */
   if (broker->registry.header != NULL) npi_registry_set_state(&broker->registry, NPI_BROKER_STOPPED);
   npi_keep_end(broker);

@@ -52,6 +52,8 @@ struct npi_broker {
   struct npi_leases leases;
   struct npi_workers workers;
   struct npi_timer drain_deadline;
+  struct npi_timer evict_look; /* runs only where clients.evict_after is set */
+  uint64_t evict_looked_ns;
 };
 
 /*

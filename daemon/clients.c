@@ -117,6 +117,7 @@ int npi_client_new(struct npi_broker *broker, struct npi_session *session, uint3
   npi_store_relaxed_u32(&record->flags, 0);
   npi_store_relaxed_u32(&record->folded, 0);
   npi_store_relaxed_u64(&record->stopped_ns, 0);
+  npi_store_relaxed_u64(&record->stopped_switches, 0);
   npi_store_relaxed_u32(&record->access, 0);
   npi_keep_client(client, session->pidfd);
   npi_store_release_u32(&record->state, NPI_RECORD_ACTIVE);
@@ -148,6 +149,9 @@ int npi_client_adopt(struct npi_broker *broker, uint32_t index, const struct npi
   client->uid = (uid_t)record->uid;
   client->token = record->token;
   client->events_sent = npi_load_relaxed_u32(&record->events_sent);
+  client->quarantined = (npi_load_relaxed_u32(&record->flags) & NPI_CLIENT_QUARANTINED) != 0;
+  client->stopped_ns = npi_load_relaxed_u64(&record->stopped_ns);
+  client->stopped_switches = npi_load_relaxed_u64(&record->stopped_switches);
   client->broker = broker;
   npi_registry_copy_name(client->name, sizeof client->name, record->name, sizeof record->name);
   client->page_fd = client->page_readonly_fd = client->ledger_fd = client->events_fd = client->credits_fd = -1;

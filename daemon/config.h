@@ -53,6 +53,9 @@ enum npi_config_listener_full {
   NPI_CONFIG_LISTENER_KERNEL_DROP  /* stop reading: the kernel drops and counts datagrams, which is cheapest */
 };
 
+/* What becomes of a client that is stopped for too long. */
+enum npi_config_evict { NPI_CONFIG_EVICT_KILL = 1, NPI_CONFIG_EVICT_QUARANTINE };
+
 /* Users and groups beside root and the broker's user. */
 enum { NPI_ACCESS_ENTRIES_MAX = 16 };
 struct npi_access_entry {
@@ -135,6 +138,10 @@ struct npi_config {
     uint64_t orphan_timeout_ms; /* a worker without broker ends after it; 0: never */
     uint64_t unfinished_bytes;  /* most that a worker keeps of frames whose rest has not come */
   } ingest;
+  struct {
+    uint64_t evict_after_ms; /* 0: never */
+    enum npi_config_evict evict;
+  } clients;
   struct {
     uint32_t clients;
     uint32_t channels;

@@ -47,6 +47,8 @@ static const struct npi_setting_choice ingest_backends[] = {{"auto", NPI_CONFIG_
                                                             {"epoll", NPI_CONFIG_INGEST_EPOLL},
                                                             {NULL, 0}};
 static const struct npi_setting_choice pins[] = {{"auto", NPI_CONFIG_PIN_AUTO}, {"off", NPI_CONFIG_PIN_OFF}, {NULL, 0}};
+static const struct npi_setting_choice evictions[] = {
+    {"kill", NPI_CONFIG_EVICT_KILL}, {"quarantine", NPI_CONFIG_EVICT_QUARANTINE}, {NULL, 0}};
 static const struct npi_setting_choice channel_kinds[] = {
     {"broadcast", NPI_CHANNEL_BROADCAST}, {"group", NPI_CHANNEL_GROUP}, {NULL, 0}};
 static const struct npi_setting_choice channel_full[] = {
@@ -113,6 +115,13 @@ const struct npi_setting npi_settings[] = {
      .help = "How long a worker goes on receiving without a broker, before it drains and ends; 0ms: for ever."},
     {INSTANCE(ingest.pin), NPI_SETTING_CHOICE, "ingest.pin", "auto", .choices = pins,
      .help = "auto: a worker runs on the processors of its node only; off: anywhere."},
+
+    {INSTANCE(clients.evict_after_ms), NPI_SETTING_DURATION, "clients.evict_after", "never", .min = 100, .max = DAY,
+     .special_word = "never", .special_value = 0,
+     .help = "A client whose process is stopped (by a signal or a debugger) for longer is evicted."},
+    {INSTANCE(clients.evict), NPI_SETTING_CHOICE, "clients.evict", "kill", .choices = evictions,
+     .help =
+         "kill: its process is killed; quarantine: it gets no more events and blocks nobody, but keeps what it has."},
 
     {INSTANCE(limits.clients), NPI_SETTING_COUNT, "limits.clients", "256", .min = 1, .max = 4096,
      .help = "Client processes attached at a time, ingest workers included."},

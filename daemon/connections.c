@@ -270,6 +270,15 @@ static void tell_subscriber(struct npi_connection *connection, enum npi_disconne
   tell_disconnect(connection, connection->subscriber->client, reason);
 }
 
+void npi_connection_withhold(const struct npi_connection *connection) {
+  struct npi_control_frame frame;
+  if (!connection->publisher_holds || connection->publisher_told) return;
+  npi_control_init(&frame, NPI_CONTROL_WITHHOLD, 0, 0);
+  frame.body.acknowledge.connection = connection->index;
+  frame.body.acknowledge.version = connection->version;
+  npi_session_event(connection->publisher->client, &frame, NULL, 0);
+}
+
 /* ---- once more, for a client that was away ---- */
 
 static enum npi_disconnect_reason reason_for(const struct npi_connection *connection, uint32_t role) {
@@ -302,6 +311,7 @@ void npi_connection_tell_again(struct npi_connection *connection, const struct n
   if (publisher->client == client && connection->publisher_holds) {
     int told = connection->publisher_told;
     if (!publisher->closing && !told) tell_connect(connection, NPI_ROLE_PUBLISHER);
+    if (subscriber->client->quarantined) npi_connection_withhold(connection);
     if (told) tell_disconnect(connection, publisher->client, reason_for(connection, NPI_ROLE_PUBLISHER));
   }
 }

@@ -31,6 +31,9 @@ int npi_connection_adopt(struct npi_broker *broker, uint32_t index, const struct
 /* Frees it where nobody holds it any more. */
 void npi_connection_settle(struct npi_connection *connection);
 
+/* Its subscriber's client is shut out: the publisher gives it nothing new. */
+void npi_connection_withhold(const struct npi_connection *connection);
+
 /* One of its clients has come back: says again what it may have missed. Known things are ignored there. */
 void npi_connection_tell_again(struct npi_connection *connection, const struct npi_client *client);
 

@@ -118,7 +118,10 @@ struct npi_client {
   uint32_t worker; /* its number, where it is one */
   uint32_t node;   /* index */
   uint32_t events_sent;
-  int gone; /* its objects are only waiting for peers to let go */
+  int gone;                              /* its objects are only waiting for peers to let go */
+  int quarantined;                       /* shut out (evict.c): nothing is sent to it or begun with it any more */
+  int killed;                            /* by the operator's policy */
+  uint64_t stopped_ns, stopped_switches; /* as in its record */
   pid_t pid;
   uid_t uid;
   uint64_t token; /* of its hello */

@@ -12,7 +12,7 @@ struct npi_client;
 enum npi_gone_reason {
   NPI_GONE_DIED = 1,
   NPI_GONE_GOODBYE,
-  NPI_GONE_EVICTED, /* it broke the protocol; whatever it still does with its memory harms only itself */
+  NPI_GONE_EVICTED, /* it broke the protocol (whatever it still does with its memory harms only itself), or was killed */
 };
 
 /* The client has no session any more. */

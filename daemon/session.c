@@ -32,6 +32,7 @@ enum {
 #define LOOK_NS           UINT64_C(10000000) /* first look at a client without socket, doubled each time */
 #define LOOK_ADOPTED_NS   UINT64_C(100000000)
 #define LOOK_NS_MAX       UINT64_C(60000000000)
+#define LOOK_NS_MAX_OUT   UINT64_C(1000000000) /* at one that was shut out, which may want to connect anew */
 #define ADOPTED_NS        UINT64_C(10000000000)
 #define RETRY_NS          UINT64_C(20000000)
 #define POSTPONED_LOOK_NS UINT64_C(2000000)
@@ -140,7 +141,7 @@ void npi_session_refuse(struct npi_session *session, const struct npi_control_fr
 }
 
 void npi_session_event(struct npi_client *client, struct npi_control_frame *frame, const int *fds, int n_fds) {
-  if (client->session == NULL) return;
+  if (client->session == NULL || client->quarantined) return;
   put(client->session, frame, fds, n_fds);
   npi_session_count_event(client);
 }
@@ -242,7 +243,7 @@ static void over(struct npi_session *session, enum npi_gone_reason reason) {
   struct npi_client *client = session->client;
   struct npi_broker *broker = session->broker;
   npi_session_end(session);
-  if (client != NULL) npi_reap(broker, client, reason);
+  if (client != NULL) npi_reap(broker, client, reason == NPI_GONE_DIED && client->killed ? NPI_GONE_EVICTED : reason);
 }
 
 /* It may come back, or have left without a word. */
@@ -288,7 +289,8 @@ static void look_for_departed(struct npi_session *session) {
   if (departed == NPI_DEPARTED_UNBORN && !patience_over) departed = NPI_DEPARTED_NOT;
   if (departed == NPI_DEPARTED_NOT) {
     if (patience_over && !session->reported) report_unreachable(session);
-    session->look_ns = session->look_ns < LOOK_NS_MAX / 2 ? session->look_ns * 2 : LOOK_NS_MAX;
+    uint64_t most = session->client->quarantined ? LOOK_NS_MAX_OUT : LOOK_NS_MAX;
+    session->look_ns = session->look_ns < most / 2 ? session->look_ns * 2 : most;
     npi_timer_begin(&broker->loop, &session->timer, session->look_ns);
     return;
   }
@@ -313,6 +315,17 @@ static void on_timer(struct npi_timer *timer) {
 static void on_death(struct npi_watch *watch, uint32_t events) {
   (void)events;
   over(watch->owner, NPI_GONE_DIED);
+}
+
+static void expect_no_return(struct npi_session *session) {
+  session->not_awaited = session->reported = 1;
+}
+
+void npi_session_shut_out(struct npi_session *session) {
+  expect_no_return(session);
+  npi_session_count_event(session->client); /* it looks, as soon as it runs */
+  drop_postponed(session);
+  if (session->fd >= 0) lose_socket(session);
 }
 
 /* ---- receiving ---- */
@@ -433,6 +446,7 @@ int npi_session_adopt(struct npi_broker *broker, struct npi_client *client, int 
   session->uid = client->uid;
   session->client = client;
   client->session = session;
+  if (client->quarantined) expect_no_return(session);
   int status = npi_watch_begin(&broker->loop, &session->pid_watch, pidfd, EPOLLIN);
   if (status != 0) return status;
   await_return(session, LOOK_ADOPTED_NS);

@@ -66,6 +66,9 @@ void npi_session_replace(struct npi_session *session, struct npi_client *client)
 /* Closes all of it; the client, if there is one, is not touched but has no session any more. */
 void npi_session_end(struct npi_session *session);
 
+/* Its client is quarantined: the socket ends and no other one is taken; the process is watched on. May end the client. */
+void npi_session_shut_out(struct npi_session *session);
+
 /* An answer: frame's head has type, request and status. fds stay the caller's. */
 void npi_session_reply(struct npi_session *session, struct npi_control_frame *frame, const int *fds, int n_fds);
 

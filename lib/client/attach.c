@@ -39,8 +39,39 @@ int npi_client_no_broker(const struct np_client *client) {
                   "leased: restart numapoold");
 }
 
+static int is_quarantined(const struct np_client *client) {
+  return client->record != NULL && npi_load_relaxed_u32(&client->record->state) == NPI_RECORD_ACTIVE &&
+         client->record->version == client->version &&
+         (npi_load_relaxed_u32(&client->record->flags) & NPI_CLIENT_QUARANTINED) != 0;
+}
+
+static void orphan(struct np_client *client, const char *why);
+
+int npi_client_shut_out(void) {
+  return npi_fail(
+      NP_ERR_EVICTED,
+      "this process was stopped for longer than clients.evict_after, and the broker has shut this client out: "
+      "release what is held, np_disconnect, and np_connect again");
+}
+
+/* By the operator's policy, while this process was stopped. Whoever sleeps finds out, and finds out again. */
+static void shut_out(struct np_client *client) {
+  client->shut_out = 1;
+  for (struct np_subscriber *s = client->subscribers; s != NULL; s = s->next) s->current = NULL;
+  npi_links_withhold_own(client);
+  orphan(client,
+         "this process was stopped for longer than clients.evict_after: it gets no more events; what it holds "
+         "stays its own until it disconnects");
+  npi_event_ring(client->events_fd);
+  npi_event_ring(client->credits_fd);
+}
+
 void npi_client_lost(struct np_client *client) {
   if (client->attach == NPI_ATTACH_AWAY || client->attach == NPI_ATTACH_ORPHAN) return;
+  if (is_quarantined(client)) {
+    shut_out(client);
+    return;
+  }
   if (client->attach == NPI_ATTACHED) {
     npi_client_notify(client, NP_NOTICE_BROKER_LOST, 0, "the broker is gone; events go on between those connected");
   } else {
@@ -55,7 +86,7 @@ void npi_client_lost(struct np_client *client) {
 static void orphan(struct np_client *client, const char *why) {
   uint32_t state = npi_load_relaxed_u32(&client->record->state);
   /* The registry of an instance that is over is written by nobody; in one that goes on the record is someone else's. */
-  int evicted = state != NPI_RECORD_ACTIVE || client->record->version != client->version;
+  int evicted = client->shut_out || state != NPI_RECORD_ACTIVE || client->record->version != client->version;
   shutdown(client->socket, SHUT_RDWR);
   client->attach = NPI_ATTACH_ORPHAN;
   client->attach_request = 0;
@@ -211,7 +242,11 @@ void npi_client_attach_answer(struct np_client *client, const struct npi_control
     for (unsigned i = 0; i < sizeof why; i++) why[i] = reply->body.text[i];
     why[sizeof why - 1] = '\0';
     if (reply->head.status == NP_ERR_NOT_FOUND || reply->head.status == NP_ERR_VERSION) {
-      orphan(client, why);
+      if (is_quarantined(client)) {
+        shut_out(client);
+      } else {
+        orphan(client, why);
+      }
       return;
     }
     npi_log(NPI_LOG_WARNING, "client.not_attached", "client=%u reason=\"%s\"", client->index, why);
@@ -230,20 +265,10 @@ void npi_client_attach_answer(struct np_client *client, const struct npi_control
 
 /* ---- from time to time ------------------------------------------------------------------------------- */
 
-static void look_for_eviction(struct np_client *client) {
-  uint32_t flag = npi_load_relaxed_u32(&client->record->flags) & NPI_CLIENT_QUARANTINED;
-  if (flag == client->quarantined || client->attach == NPI_ATTACH_ORPHAN) return;
-  client->quarantined = flag;
-  if (flag == 0) return;
-  npi_client_notify(client, NP_NOTICE_EVICTED, 0,
-                    "this process was stopped for longer than clients.evict_after: it is sent no new events; what it "
-                    "holds stays its own");
-}
-
 void npi_client_look(struct np_client *client) {
   if (npi_client_may_attach(client)) npi_client_attach_begin(client);
   npi_client_news(client);
-  look_for_eviction(client);
+  if (client->attach != NPI_ATTACH_ORPHAN && is_quarantined(client)) shut_out(client);
 }
 
 int npi_client_sleep(struct np_client *client, int fd, int64_t timeout_ns) {

@@ -166,7 +166,7 @@ struct np_client {
   enum npi_attach attach;
   uint32_t attach_request; /* number of the ATTACH or ATTACHED whose answer is awaited */
   uint32_t socket_number;  /* +1 for each new socket */
-  uint32_t quarantined;    /* the program was told of it */
+  int shut_out;            /* evicted: it takes nothing more, and the program was told */
   uint64_t attach_again_ns;
   uint64_t token, instance_id;
   uint32_t *let_go; /* by connection and end: version + 1 of the last that was let go, whose word may be lost */
@@ -182,7 +182,8 @@ struct np_client {
 static inline int npi_client_usable(const struct np_client *client) {
   return NPI_LIKELY(client != NULL && *client->alive == NPI_CLIENT_ALIVE);
 }
-int npi_client_forked(void); /* fails with NP_ERR_FORKED */
+int npi_client_forked(void);   /* fails with NP_ERR_FORKED */
+int npi_client_shut_out(void); /* fails with NP_ERR_EVICTED */
 
 /* Has the broker sent events that were not processed yet? One load of a line that rarely changes. */
 static inline int npi_client_has_news(const struct np_client *client) {
@@ -247,6 +248,8 @@ void npi_peers_forget_gone(struct np_client *client); /* of whom the registry kn
 /* link.c */
 void npi_link_make(struct np_client *client, const struct npi_control_frame *frame);
 void npi_link_end(struct np_client *client, const struct npi_control_frame *frame);
+void npi_link_withhold(struct np_client *client, const struct npi_control_frame *frame);
+void npi_links_withhold_own(struct np_client *client);                 /* those to itself */
 void npi_link_let_go(struct np_client *client, struct npi_link *link); /* drained: acknowledge and free */
 void npi_link_report_lie(struct np_client *client, struct npi_link *link);
 void npi_link_free(struct np_client *client, struct npi_link *link);

@@ -23,6 +23,7 @@ void npi_client_event(struct np_client *client, const struct npi_control_frame *
       break;
     case NPI_CONTROL_CONNECT: npi_link_make(client, frame); break;
     case NPI_CONTROL_DISCONNECT: npi_link_end(client, frame); break;
+    case NPI_CONTROL_WITHHOLD: npi_link_withhold(client, frame); break;
     case NPI_CONTROL_PEER_GONE:
       npi_peer_gone(client, frame->body.peer_gone.client, frame->body.peer_gone.client_version);
       break;

@@ -338,6 +338,26 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
   npi_links_share_bytes(client);
 }
 
+/* ---- shut out ---------------------------------------------------------------------------------------- */
+
+static void withhold(struct npi_link *link) {
+  if (link->np_publisher != NULL) npi_flow_withhold(&link->np_publisher->flow, &link->outlet);
+}
+
+void npi_link_withhold(struct np_client *client, const struct npi_control_frame *frame) {
+  struct npi_link *link =
+      link_find(client, frame->body.acknowledge.connection, frame->body.acknowledge.version, NPI_ROLE_PUBLISHER);
+  if (link != NULL) withhold(link);
+}
+
+void npi_links_withhold_own(struct np_client *client) {
+  for (uint32_t i = 0; i < client->n_links; i++) {
+    struct npi_link *link = client->links[i];
+    if (link == NULL || link->role != NPI_ROLE_PUBLISHER) continue;
+    if (link->peer->client == client->index && link->peer->version == client->version) withhold(link);
+  }
+}
+
 /* ---- ended ------------------------------------------------------------------------------------------- */
 
 void npi_link_let_go(struct np_client *client, struct npi_link *link) {

@@ -205,6 +205,7 @@ static int take_any(struct np_subscriber *subscriber, struct np_event *event) {
   uint64_t element;
   if (!npi_client_usable(client)) return npi_client_forked();
   for (;;) {
+    if (NPI_UNLIKELY(client->shut_out)) return npi_client_shut_out();
     struct npi_link *link = next_inlet(subscriber, &element);
     /* After the look: a segment or an end that was announced before the element was stored is seen here. */
     if (NPI_UNLIKELY(npi_client_has_news(client))) {

@@ -69,7 +69,7 @@ static void events_go_to_sleep(struct np_client *client) {
 void npi_client_arm_events(struct np_client *client) {
   if (!npi_event_clear(client->events_fd)) look_at_broker(client);
   events_go_to_sleep(client);
-  if (any_subscriber_has(client) || must_look(client)) {
+  if (any_subscriber_has(client) || must_look(client) || client->shut_out) {
     npi_bell_wake_up(&client->events_bell, npi_clock_monotonic());
     npi_event_ring(client->events_fd);
   }
@@ -87,7 +87,7 @@ void npi_client_bell_attention(struct np_client *client) {
 
 static int usable_wait(struct np_subscriber *subscriber, int *found) {
   if (npi_client_has_news(subscriber->client)) npi_client_news(subscriber->client);
-  *found = npi_subscriber_has(subscriber);
+  *found = subscriber->client->shut_out || npi_subscriber_has(subscriber);
   return *found;
 }
 
@@ -96,7 +96,7 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
   int found = 0;
   if (!npi_client_usable(client)) return npi_client_forked();
   struct npi_bell *bell = &client->events_bell;
-  if (usable_wait(subscriber, &found)) return NP_OK;
+  if (usable_wait(subscriber, &found)) return client->shut_out ? npi_client_shut_out() : NP_OK;
   if (timeout_ms == 0) return NP_TIMEOUT;
   for (int i = 0; i < SPIN_TURNS; i++) {
     npi_pause();
@@ -128,6 +128,7 @@ int np_wait(struct np_subscriber *subscriber, int64_t timeout_ms) {
   if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
   /* This sleep may have taken the wake-up of another subscriber's epoll, and has ended the episode that it slept in. */
   if (client->events_fd_used) npi_client_arm_events(client);
+  if (client->shut_out) return npi_client_shut_out();
   return found ? NP_OK : status;
 }
 

@@ -26,7 +26,8 @@
   X(BROKER_LIES, "lies", "connections closed because an end broke the rules")                            \
   X(BROKER_WORKER_RESTARTS, "worker_restarts", "ingest workers started again after they died")           \
   X(BROKER_QUEUE_FULL, "queue_full", "requests refused because a peer does not read its control socket") \
-  X(BROKER_ADOPTED, "adopted", "clients taken over from an earlier broker")
+  X(BROKER_ADOPTED, "adopted", "clients taken over from an earlier broker")                              \
+  X(BROKER_EVICTED, "evicted", "clients that were stopped for longer than clients.evict_after")
 
 /* Written by a publisher, in its client's page. */
 #define NPI_PUBLISHER_COUNTERS(X)                                                                             \

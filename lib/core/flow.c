@@ -55,6 +55,12 @@ void npi_flow_remove(struct npi_flow *flow, struct npi_outlet *outlet) {
   }
 }
 
+void npi_flow_withhold(struct npi_flow *flow, struct npi_outlet *outlet) {
+  outlet->entry->limit = 0;
+  outlet->blocking = 0;
+  count_kinds(flow);
+}
+
 /* Returns of one outlet, up to a full ring; a lie is remembered for the caller of the data path. */
 static void reap(struct npi_flow *flow, struct npi_outlet *outlet, uint32_t max) {
   if (outlet->broken) return;

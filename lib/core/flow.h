@@ -67,6 +67,9 @@ int npi_flow_add(struct npi_flow *flow, struct npi_outlet *outlet);
 /* No longer publishes there; does not touch the outlet. Unknown outlets are fine. */
 void npi_flow_remove(struct npi_flow *flow, struct npi_outlet *outlet);
 
+/* Its subscriber is shut out: gets no new event and is waited for no more; what it has it keeps until it is gone. */
+void npi_flow_withhold(struct npi_flow *flow, struct npi_outlet *outlet);
+
 /* Puts in its place a slot in state NPI_SLOT_WAITING; the keep() of npi_outlet_take_back, context is the flow. */
 void npi_flow_keep(void *flow, uint32_t slot);
 

@@ -2,6 +2,7 @@
 #include "os/os_process.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -147,6 +148,51 @@ int npi_process_state(pid_t pid, char *state) {
   int status = read_stat(pid, text, sizeof text, &fields);
   if (status == 0) *state = fields[0];
   return status;
+}
+
+/* The number behind a line's title; 0: there is no such line. */
+static uint64_t number_of(const char *text, const char *title) {
+  uint64_t number = 0;
+  const char *line = strstr(text, title);
+  if (line != NULL) sscanf(line + strlen(title), "%" SCNu64, &number);
+  return number;
+}
+
+static int is_stopped_letter(char letter) {
+  return letter == 'T' || letter == 't';
+}
+
+/* Threads come and go while this looks; none that is stopped does. */
+static int all_threads_stopped(pid_t pid) {
+  char path[64], text[1024];
+  snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+  DIR *folder = opendir(path);
+  if (folder == NULL) return npi_fail_errno(NP_ERR_NOT_FOUND, errno, "cannot read %s", path);
+  int all = 1;
+  for (const struct dirent *entry; all == 1 && (entry = readdir(folder)) != NULL;) {
+    char stat_path[sizeof path + sizeof entry->d_name + 8];
+    if (!isdigit((unsigned char)entry->d_name[0])) continue;
+    snprintf(stat_path, sizeof stat_path, "%s/%s/stat", path, entry->d_name);
+    if (read_text(stat_path, text, sizeof text) != 0) continue; /* it has ended */
+    const char *bracket = strrchr(text, ')');
+    char letter = bracket != NULL && bracket[1] == ' ' ? bracket[2] : '?';
+    all = is_stopped_letter(letter) || letter == 'Z' || letter == 'X';
+  }
+  closedir(folder);
+  return all;
+}
+
+int npi_process_is_stopped(pid_t pid, uint64_t *switches) {
+  char path[64], text[8192];
+  *switches = 0;
+  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+  int status = read_text(path, text, sizeof text);
+  if (status != 0) return status;
+  const char *state = strstr(text, "\nState:\t"); /* the name above it cannot hold a line's end */
+  if (state == NULL) return npi_fail(NP_ERR_SYSTEM, "%s has an unknown form", path);
+  if (!is_stopped_letter(state[8])) return 0;
+  *switches = number_of(state, "\nvoluntary_ctxt_switches:") + number_of(state, "\nnonvoluntary_ctxt_switches:");
+  return number_of(state, "\nThreads:") == 1 ? 1 : all_threads_stopped(pid);
 }
 
 int npi_process_name(pid_t pid, char *name, size_t bytes) {

@@ -52,4 +52,10 @@ int npi_process_maps_file(pid_t pid, int file);
 /* The kernel's letter: R S D T t Z X I. NP_ERR_NOT_FOUND: no such process. */
 int npi_process_state(pid_t pid, char *state);
 
+/*
+ * 1: all threads of it are stopped, by a signal or a debugger; 0: one of them is not; NP_ERR_NOT_FOUND: no such process.
+ * *switches: how often its first thread has left a processor: two equal answers say that it did not run in between.
+ */
+int npi_process_is_stopped(pid_t pid, uint64_t *switches);
+
 #endif

@@ -301,16 +301,18 @@ struct npi_client_record {
   uint32_t worker;                  /* number of the ingest worker, NPI_NONE: it is none */
   struct npi_atomic_u32 flags;      /* NPI_CLIENT_* */
   struct npi_atomic_u32 folded;     /* listeners whose counters of this dead worker are in the listeners' past */
-  struct npi_atomic_u64 stopped_ns; /* CLOCK_REALTIME since when its process was seen stopped; 0: it runs */
+  struct npi_atomic_u64 stopped_ns; /* CLOCK_MONOTONIC since when it was seen stopped; 0: it runs, or nobody looks */
   struct npi_atomic_u32 access;     /* of the channels that it has published on; 0: it has not yet */
-  uint8_t reserved1[68];
+  uint32_t reserved2;
+  struct npi_atomic_u64 stopped_switches; /* times it had left a processor by then; another number: it ran since */
+  uint8_t reserved1[56];
 };
 NPI_ASSERT_SIZE(struct npi_client_record, 256);
 NPI_ASSERT_OFFSET(struct npi_client_record, state, 64);
 
 enum {
   NPI_CLIENT_DETACHED = 1,    /* its control connection is over, its process lives: it may come back with its token */
-  NPI_CLIENT_QUARANTINED = 2, /* the operator's policy: no new events to it, what it holds stays its own */
+  NPI_CLIENT_QUARANTINED = 2, /* shut out for good: no new events to it, what it holds stays its own until it ends */
 };
 
 enum npi_channel_kind { NPI_CHANNEL_BROADCAST = 0, NPI_CHANNEL_GROUP = 1 };

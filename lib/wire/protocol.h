@@ -55,6 +55,7 @@ enum npi_control_type {
   NPI_CONTROL_SEGMENT_GONE = 69,
   NPI_CONTROL_PEER_GONE = 70, /* the last connection to the peer is over: unmap all of it */
   NPI_CONTROL_DRAIN = 71,     /* ingest workers: stop receiving, publish what is here, then say goodbye */
+  NPI_CONTROL_WITHHOLD = 72,  /* to a publisher: nothing new on this connection, its subscriber was shut out */
 };
 
 struct npi_control_head {
@@ -150,7 +151,7 @@ struct npi_control_frame {
     struct {
       uint32_t connection;
       uint32_t version;
-    } acknowledge; /* also report_lie */
+    } acknowledge; /* also report_lie, withhold */
     struct {
       uint32_t backend; /* 1 io_uring, 2 epoll */
       uint32_t features;

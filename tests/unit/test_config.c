@@ -791,9 +791,28 @@ Test(config, every_default_of_the_table_is_a_valid_value) {
   }
 }
 
+Test(config, eviction_is_off_unless_it_is_set) {
+  accept("instance: a\n");
+  cr_expect_eq(config.clients.evict_after_ms, 0);
+  cr_expect_eq(config.clients.evict, NPI_CONFIG_EVICT_KILL);
+  npi_config_deinit(&config);
+  accept("clients: { evict_after: 2m, evict: quarantine }\n");
+  cr_expect_eq(config.clients.evict_after_ms, 120000);
+  cr_expect_eq(config.clients.evict, NPI_CONFIG_EVICT_QUARANTINE);
+  npi_config_deinit(&config);
+  accept("clients: { evict_after: never }\n");
+  cr_expect_eq(config.clients.evict_after_ms, 0);
+  refuse("clients: { evict_after: 99ms }\n", "test.yaml:1:25: clients.evict_after: ", "99ms");
+  refuse("instance: a\nclients:\n  evict_after: 25h\n", "test.yaml:3:16: clients.evict_after: ", "25h");
+  refuse("clients: { evict_after: 5 }\n", "test.yaml:1:25: clients.evict_after: ", "\"5\"");
+  refuse("clients: { evict: forget }\n", "test.yaml:1:19: clients.evict: ", "\"forget\"");
+  refuse("clients: { evict_afer: 5s }\n", "test.yaml:1:12: clients.evict_afer: ", "evict_after");
+  refuse("evict_after: 5s\n", "test.yaml:1:1: evict_after: ", "clients.evict_after");
+}
+
 Test(config, values_in_force_are_written_as_a_file_that_means_the_same) {
   accept(
-      "memory: { ready: all }\nlog: { level: warning }\n"
+      "memory: { ready: all }\nlog: { level: warning }\nclients: { evict_after: 90s, evict: quarantine }\n"
       "channels: [ { name: a, kind: group, credits: 5 } ]\n"
       "listeners:\n"
       "  - { name: m, proto: udp, address: '[::]:9000', channel: new, multicast: { group: 'ff15::7', interface: lo } "
@@ -811,6 +830,8 @@ Test(config, values_in_force_are_written_as_a_file_that_means_the_same) {
   cr_assert_eq(npi_config_finish(&again, NULL), 0, "%s\n%s", again.errors, first);
   cr_expect_eq(memcmp(&again.memory, &config.memory, sizeof config.memory), 0);
   cr_expect_eq(memcmp(&again.limits, &config.limits, sizeof config.limits), 0);
+  cr_expect_eq(again.clients.evict_after_ms, config.clients.evict_after_ms);
+  cr_expect_eq(again.clients.evict, config.clients.evict);
   cr_assert_eq(again.n_listeners, config.n_listeners);
   for (size_t i = 0; i < again.n_listeners; i++) {
     /* Both began as zeroes, padding included. */

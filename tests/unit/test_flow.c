@@ -290,6 +290,43 @@ Test(flow, an_outlet_that_was_removed_gets_nothing_more) {
   finish();
 }
 
+Test(flow, who_is_shut_out_gets_nothing_more_and_is_waited_for_no_more) {
+  struct event event;
+  begin(NPI_CHANNEL_BROADCAST, NPI_ON_FULL_BLOCK);
+  struct core_end *out = connect_blocking(16), *other = connect_blocking(64);
+  for (int i = 0; i < 16; i++) cr_assert_eq(publish_number(i), NP_OK);
+  cr_assert_eq(publish_number(16), NP_FULL);
+  cr_assert_eq(take(out, &event), NP_OK);
+  npi_flow_withhold(&pair.flow, &out->outlet);
+  for (int i = 16; i < 32; i++) cr_assert_eq(publish_number(i), NP_OK);
+  cr_expect_eq(core_check(&pair), 0);
+  for (int i = 0; i < 32; i++) cr_assert_eq(take_number(other), i);
+  cr_expect_eq(core_count(&pair, NPI_PUBLISHER_DROPPED_NO_CREDIT), 16);
+  /* What it has stays its own, and comes back as ever: without another credit for it. */
+  cr_assert_eq(npi_inlet_release(&out->inlet, event.element), 0);
+  cr_assert_eq(publish_number(32), NP_OK);
+  npi_flow_reap(&pair.flow);
+  cr_expect_eq(out->outlet.entry->outstanding, 15);
+  for (int i = 1; i < 16; i++) take_and_release(out);
+  cr_assert_eq(take(out, &event), NP_EMPTY);
+  cr_expect_eq(core_disconnect(&pair, out), 0);
+  finish();
+}
+
+Test(flow, a_group_goes_on_without_a_member_that_is_shut_out) {
+  begin(NPI_CHANNEL_GROUP, NPI_ON_FULL_BLOCK);
+  struct core_end *out = connect_blocking(16), *other = connect_blocking(64);
+  for (int i = 0; i < 4; i++) cr_assert_eq(publish_number(i), NP_OK);
+  cr_expect_eq(out->outlet.entry->outstanding, 2);
+  npi_flow_withhold(&pair.flow, &out->outlet);
+  for (int i = 4; i < 44; i++) cr_assert_eq(publish_number(i), NP_OK);
+  cr_expect_eq(out->outlet.entry->outstanding, 2);
+  cr_expect_eq(other->outlet.entry->outstanding, 42);
+  cr_expect_eq(core_disconnect(&pair, out), 2);
+  cr_expect_eq(npi_flow_offer_waiting(&pair.flow), 2, "as from one that died");
+  finish();
+}
+
 Test(flow, the_short_way_to_an_only_subscriber_does_what_the_long_one_does) {
   begin(NPI_CHANNEL_BROADCAST, NPI_ON_FULL_BLOCK);
   struct core_end *end = connect_blocking(16);

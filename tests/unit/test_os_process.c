@@ -3,9 +3,13 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/status.h"
@@ -23,6 +27,13 @@ static pid_t start_idler(void) {
     for (;;) pause();
   }
   return pid;
+}
+
+static void *idle_thread(void *id) {
+  *(volatile pid_t *)id = (pid_t)syscall(SYS_gettid);
+  while (pause() != 0) {
+  }
+  return NULL;
 }
 
 static void end_idler(pid_t pid) {
@@ -177,4 +188,71 @@ Test(os_process, the_boot_id_has_36_characters_and_stays) {
   cr_assert_eq(strlen(first), 36);
   cr_assert_str_eq(first, second);
   cr_assert_eq(npi_process_boot_id(first, 36), NP_ERR_ARGUMENT);
+}
+
+/* ---- stopped ---- */
+
+static int answers(pid_t pid, int expected, uint64_t *switches) {
+  for (int left = 5000; left > 0; left--) {
+    if (npi_process_is_stopped(pid, switches) == expected) return 1;
+    usleep(1000);
+  }
+  return 0;
+}
+
+Test(os_process, a_stopped_process_is_seen_and_whether_it_ran_in_between) {
+  uint64_t first, second, third;
+  pid_t pid = start_idler();
+  cr_assert(answers(pid, 0, &first));
+  kill(pid, SIGSTOP);
+  cr_assert(answers(pid, 1, &first));
+  usleep(20000);
+  cr_assert_eq(npi_process_is_stopped(pid, &second), 1);
+  cr_assert_eq(first, second, "it did not run");
+  kill(pid, SIGCONT);
+  cr_assert(answers(pid, 0, &third));
+  kill(pid, SIGSTOP);
+  cr_assert(answers(pid, 1, &third));
+  cr_assert_neq(second, third, "it has run");
+  end_idler(pid);
+  cr_assert_eq(npi_process_is_stopped(pid, &first), NP_ERR_NOT_FOUND);
+}
+
+/* The debugger of these threads lets one of them run. */
+Test(os_process, a_process_is_stopped_when_all_its_threads_are) {
+  enum { THREADS = 3 };
+  pid_t *ids = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  uint64_t switches;
+  cr_assert_neq(ids, MAP_FAILED);
+  pid_t pid = fork();
+  if (pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 0; i < THREADS; i++) {
+      pthread_t thread;
+      pthread_create(&thread, NULL, idle_thread, &ids[i]);
+    }
+    for (;;) pause();
+  }
+  for (int i = 0; i < THREADS; i++) {
+    while (*(volatile pid_t *)&ids[i] == 0) usleep(1000);
+  }
+  const pid_t all[] = {pid, ids[0], ids[1], ids[2]};
+  for (int i = 0; i <= THREADS; i++) {
+    if (ptrace(PTRACE_SEIZE, all[i], NULL, NULL) != 0) {
+      end_idler(pid);
+      cr_skip_test("this process may not debug its child here");
+    }
+  }
+  for (int i = 0; i < THREADS; i++) { /* all but the last one */
+    cr_assert_eq(ptrace(PTRACE_INTERRUPT, all[i], NULL, NULL), 0);
+    cr_assert_eq(waitpid(all[i], NULL, __WALL), all[i]);
+  }
+  cr_assert_eq(npi_process_is_stopped(pid, &switches), 0, "one of its threads runs");
+  cr_assert_eq(ptrace(PTRACE_INTERRUPT, all[THREADS], NULL, NULL), 0);
+  cr_assert_eq(waitpid(all[THREADS], NULL, __WALL), all[THREADS]);
+  cr_assert_eq(npi_process_is_stopped(pid, &switches), 1);
+  kill(pid, SIGKILL);
+  while (waitpid(-1, NULL, __WALL) > 0) { /* a debugger is told of each thread */
+  }
+  munmap(ids, 4096);
 }

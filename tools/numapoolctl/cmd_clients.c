@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "os/os_clock.h"
 
 struct use {
   uint64_t publishers, subscribers;
@@ -75,6 +76,7 @@ int npi_cmd_clients(const struct npi_command *command) {
   }
   add_up(&view, use);
 
+  uint64_t now_ns = npi_clock_monotonic();
   json_t *document = npi_new_object();
   json_t *rows = npi_add_array(document, "clients");
   for (uint32_t i = 0; i < view.n_clients; i++) {
@@ -92,8 +94,15 @@ int npi_cmd_clients(const struct npi_command *command) {
     } else {
       npi_set_null(row, "node");
     }
-    npi_set_text(row, "state", npi_record_state_word(state));
+    int is_out = (npi_load_relaxed_u32(&record->flags) & NPI_CLIENT_QUARANTINED) != 0;
+    npi_set_text(row, "state", is_out && state == NPI_RECORD_ACTIVE ? "evicted" : npi_record_state_word(state));
     npi_set_text(row, "process", npi_process_word(npi_view_client_process(&view, i)));
+    uint64_t stopped_ns = npi_load_relaxed_u64(&record->stopped_ns);
+    if (stopped_ns != 0 && stopped_ns <= now_ns) {
+      npi_set_number(row, "stopped_ms", (now_ns - stopped_ns) / 1000000);
+    } else {
+      npi_set_null(row, "stopped_ms");
+    }
     npi_set_time(row, "connected", record->connected_ns);
     npi_set_number(row, "leased_bytes", npi_load_relaxed_u64(&record->leased_bytes));
     npi_set_number(row, "budget_bytes", record->budget_bytes);
