@@ -125,6 +125,9 @@ const struct npi_setting npi_settings[] = {
 
     {INSTANCE(limits.clients), NPI_SETTING_COUNT, "limits.clients", "256", .min = 1, .max = 4096,
      .help = "Client processes attached at a time, ingest workers included."},
+    {INSTANCE(limits.clients_per_user), NPI_SETTING_COUNT, "limits.clients_per_user", "none", .min = 1, .max = 4096,
+     .special_word = "none", .special_value = 0,
+     .help = "Of these, clients of one user, ingest workers not counted; none: only limits.clients limits."},
     {INSTANCE(limits.channels), NPI_SETTING_COUNT, "limits.channels", "256", .min = 1, .max = 4096,
      .help = "Channels, declared and created on demand."},
     {INSTANCE(limits.publishers), NPI_SETTING_COUNT, "limits.publishers", "1024", .min = 1, .max = 16384,

@@ -46,6 +46,19 @@ static int choose_node(const struct npi_broker *broker, int32_t wanted, uint32_t
                   topology->n_nodes, topology->node[0].id, topology->node[topology->n_nodes - 1].id);
 }
 
+/* The broker's own workers are none of a user's clients. */
+static int check_user(const struct npi_session *session) {
+  const struct npi_broker *broker = session->broker;
+  uint32_t most = broker->config->limits.clients_per_user, n = 0;
+  for (uint32_t i = 0; most > 0 && i < broker->registry.n_clients; i++) {
+    const struct npi_client *client = broker->clients[i];
+    n += client != NULL && !client->gone && client->kind != NPI_CLIENT_WORKER && client->uid == session->uid;
+  }
+  if (most == 0 || n < most) return 0;
+  return npi_fail(NP_ERR_LIMIT, "user %u has %u clients attached already; end one, or raise limits.clients_per_user",
+                  (unsigned)session->uid, n);
+}
+
 static int check_hello(struct npi_session *session, const struct npi_control_frame *frame, uint32_t *node) {
   struct npi_broker *broker = session->broker;
   if (frame->body.hello.layout_version != NPI_LAYOUT_VERSION) {
@@ -58,7 +71,10 @@ static int check_hello(struct npi_session *session, const struct npi_control_fra
   if (status != 0) return status;
   switch (frame->body.hello.kind) {
     case NPI_CLIENT_APPLICATION:
-    case NPI_CLIENT_TOOL: break;
+    case NPI_CLIENT_TOOL:
+      status = check_user(session);
+      if (status != 0) return status;
+      break;
     case NPI_CLIENT_WORKER:
       if (npi_workers_number(broker, session->pid) != NPI_NONE) break;
       return npi_fail(NP_ERR_DENIED, "process %d is not an ingest worker of this broker", (int)session->pid);

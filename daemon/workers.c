@@ -457,7 +457,7 @@ void npi_workers_drain(struct npi_broker *broker) {
 
 void npi_workers_deinit(struct npi_broker *broker) {
   struct npi_workers *workers = &broker->workers;
-  for (uint32_t i = 0; i < workers->n_workers; i++) {
+  for (uint32_t i = 0; workers->workers != NULL && i < workers->n_workers; i++) {
     struct npi_worker *worker = &workers->workers[i];
     npi_timer_end(&broker->loop, &worker->restart);
     if (worker->pid == 0) continue;

@@ -47,6 +47,7 @@ const char *npi_control_type_text(unsigned type) {
     case NPI_CONTROL_SEGMENT_GONE: return "segment_gone";
     case NPI_CONTROL_PEER_GONE: return "peer_gone";
     case NPI_CONTROL_DRAIN: return "drain";
+    case NPI_CONTROL_WITHHOLD: return "withhold";
     default: return "unknown";
   }
 }

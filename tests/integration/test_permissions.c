@@ -541,3 +541,45 @@ Test(permissions, a_broker_of_a_user_of_its_own_protects_its_clients_from_other_
   look_at_all("posix", broker_as_nobody, READER, STRANGER);
   look_at_all("memfd", broker_as_nobody, READER, STRANGER);
 }
+
+/* ---- how many ---- */
+
+static int two_clients_and_no_third(const void *uid) {
+  struct np_client *client[3];
+  if (*(const uid_t *)uid != geteuid()) CHILD_EXPECT(become(*(const uid_t *)uid, 0) == 0);
+  CHILD_EXPECT(np_connect(&client[0], NULL) == NP_OK && np_connect(&client[1], NULL) == NP_OK);
+  CHILD_EXPECT(np_connect(&client[2], NULL) == NP_ERR_LIMIT);
+  CHILD_EXPECT(strstr(np_error_detail(), "limits.clients_per_user") != NULL);
+  np_disconnect(client[0]);
+  int status;
+  for (int left = 5000; (status = np_connect(&client[2], NULL)) == NP_ERR_LIMIT && left > 0; left--) usleep(1000);
+  CHILD_EXPECT(status == NP_OK);
+  np_disconnect(client[1]);
+  np_disconnect(client[2]);
+  return 0;
+}
+
+Test(permissions, a_user_has_as_many_clients_as_the_limit_says_and_others_have_theirs) {
+  struct instance instance;
+  struct np_client *mine[2], *third;
+  const uid_t self = geteuid(), other = READER;
+  instance_start(&instance,
+                 "access: { connect: all }\nlimits: { clients_per_user: 2 }\nchannels: [ { name: news } ]\n"
+                 "listeners: [ { name: in, proto: udp, address: '127.0.0.1:0', channel: news } ]\n",
+                 NULL);
+  cr_assert_eq(in_child(two_clients_and_no_third, &self), 0);
+  uint64_t refused = instance_broker_counter(&instance, NPI_BROKER_REJECTS);
+  cr_assert_geq(refused, 1);
+  EVENTUALLY(10, instance_clients(&instance, 0) == 0);
+  OK(np_connect(&mine[0], NULL));
+  OK(np_connect(&mine[1], NULL));
+  cr_assert_eq(np_connect(&third, NULL), NP_ERR_LIMIT);
+  cr_assert_eq(instance_broker_counter(&instance, NPI_BROKER_REJECTS), refused + 1);
+  if (!not_root("another user's clients beside those of the first")) {
+    let_others_in(&instance);
+    cr_assert_eq(in_child(two_clients_and_no_third, &other), 0);
+  }
+  np_disconnect(mine[0]);
+  np_disconnect(mine[1]);
+  instance_stop(&instance);
+}

@@ -791,6 +791,18 @@ Test(config, every_default_of_the_table_is_a_valid_value) {
   }
 }
 
+Test(config, a_limit_of_clients_of_one_user_is_off_unless_it_is_set) {
+  accept("instance: a\n");
+  cr_expect_eq(config.limits.clients_per_user, 0);
+  npi_config_deinit(&config);
+  accept("limits: { clients_per_user: 3 }\n");
+  cr_expect_eq(config.limits.clients_per_user, 3);
+  npi_config_deinit(&config);
+  accept("limits: { clients_per_user: none }\n");
+  cr_expect_eq(config.limits.clients_per_user, 0);
+  refuse("limits: { clients_per_user: 4097 }\n", "test.yaml:1:29: limits.clients_per_user: ", "4097");
+}
+
 Test(config, eviction_is_off_unless_it_is_set) {
   accept("instance: a\n");
   cr_expect_eq(config.clients.evict_after_ms, 0);
