@@ -311,7 +311,9 @@ void npi_connection_tell_again(struct npi_connection *connection, const struct n
   if (publisher->client == client && connection->publisher_holds) {
     int told = connection->publisher_told;
     if (!publisher->closing && !told) tell_connect(connection, NPI_ROLE_PUBLISHER);
-    if (subscriber->client->quarantined) npi_connection_withhold(connection);
+    /* Also where the subscriber refused to go on: it still has to let go. */
+    int refused = connection->state == NPI_CONNECTION_CLOSING && connection->subscriber_told && !publisher->closing;
+    if (subscriber->client->quarantined || refused) npi_connection_withhold(connection);
     if (told) tell_disconnect(connection, publisher->client, reason_for(connection, NPI_ROLE_PUBLISHER));
   }
 }
@@ -380,6 +382,27 @@ void npi_connection_lie(struct npi_connection *connection, const struct npi_clie
   set_state(connection, NPI_CONNECTION_DEAD);
   tell_subscriber(connection, NPI_REASON_LIE);
   tell_publisher(connection, NPI_REASON_LIE);
+}
+
+void npi_connection_refused(struct npi_connection *connection, const struct npi_client *reporter, uint32_t role,
+                            int made) {
+  const struct npi_client *from = connection->publisher->client, *to = connection->subscriber->client;
+  int by_publisher = role == NPI_ROLE_PUBLISHER;
+  /* It ends already: the word that it does is on its way, and is answered. */
+  if (reporter != (by_publisher ? from : to) || connection->state != NPI_CONNECTION_ACTIVE) return;
+  npi_log(NPI_LOG_WARNING, "connection.refused", "connection=%u channel=%s by=%s by_pid=%d peer=%s peer_pid=%d made=%d",
+          connection->index, connection->publisher->channel->name, reporter->name, (int)reporter->pid,
+          (by_publisher ? to : from)->name, (int)(by_publisher ? to : from)->pid, made != 0);
+  npi_registry_count(&from->broker->registry, NPI_BROKER_REFUSED, 1);
+  if (by_publisher) {
+    connection->publisher_holds = 0;
+    npi_connection_publisher_closed(connection);
+  } else if (made) {
+    npi_connection_withhold(connection);
+    npi_connection_publisher_closed(connection);
+  } else {
+    npi_connection_subscriber_closed(connection);
+  }
 }
 
 void npi_connection_acknowledge(struct npi_connection *connection, const struct npi_client *client) {

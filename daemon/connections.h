@@ -13,6 +13,9 @@
  *   subscriber gone       -                        SUBSCRIBER_DEAD
  *   publisher gone        PUBLISHER_DEAD           -
  *   somebody lied         LIE                      LIE
+ *   publisher refuses     PUBLISHER_CLOSED         -
+ *   subscriber refuses    (it has not made it)     SUBSCRIBER_CLOSED
+ *     one that it made    PUBLISHER_CLOSED         WITHHOLD; DRAINED, when the subscriber has let go
  */
 #ifndef NPI_DAEMON_CONNECTIONS_H
 #define NPI_DAEMON_CONNECTIONS_H
@@ -43,6 +46,10 @@ void npi_connection_publisher_closed(struct npi_connection *connection);
 void npi_connection_subscriber_gone(struct npi_connection *connection);
 void npi_connection_publisher_gone(struct npi_connection *connection);
 void npi_connection_lie(struct npi_connection *connection, const struct npi_client *reporter);
+
+/* One end could not make it, or (made) cannot go on with it: it ends, and nobody is to blame. */
+void npi_connection_refused(struct npi_connection *connection, const struct npi_client *reporter, uint32_t role,
+                            int made);
 
 /*
  * A client has let go. A late answer (the connection has ended meanwhile) is fine and changes nothing; so does one

@@ -268,6 +268,14 @@ static int report_lie(struct npi_client *client, const struct npi_control_frame 
   return 0;
 }
 
+static int refuse(struct npi_client *client, const struct npi_control_frame *frame) {
+  struct npi_connection *connection = connection_of(client, frame);
+  if (connection != NULL) {
+    npi_connection_refused(connection, client, frame->body.refuse.role, frame->body.refuse.made != 0);
+  }
+  return 0;
+}
+
 static int worker_ready(struct npi_client *client, const struct npi_control_frame *frame) {
   if (client->kind == NPI_CLIENT_WORKER) {
     npi_workers_ready(client->broker, client->pid, frame->body.worker_ready.backend);
@@ -300,6 +308,7 @@ static const struct request requests[] = {
     [NPI_CONTROL_SEGMENTS_HELD] = {"segments_held", npi_attach_segments, 0},
     [NPI_CONTROL_ATTACHED] = {"attached", npi_attach_finish, 1},
     [NPI_CONTROL_TAKEOVER] = {"takeover", NULL, 1},
+    [NPI_CONTROL_REFUSE] = {"refuse", refuse, 0},
 };
 
 const char *npi_request_text(unsigned type) {
@@ -310,7 +319,7 @@ const char *npi_request_text(unsigned type) {
 static int fits_state(const struct npi_session *session, unsigned type) {
   int naming = type == NPI_CONTROL_ENDPOINTS || type == NPI_CONTROL_SEGMENTS_HELD || type == NPI_CONTROL_ATTACHED;
   if (session->state == NPI_SESSION_READY) return !naming;
-  return naming || type == NPI_CONTROL_ACKNOWLEDGE || type == NPI_CONTROL_REPORT_LIE;
+  return naming || type == NPI_CONTROL_ACKNOWLEDGE || type == NPI_CONTROL_REPORT_LIE || type == NPI_CONTROL_REFUSE;
 }
 
 /* The first frame of a connection. */

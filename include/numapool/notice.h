@@ -12,6 +12,7 @@ enum np_notice_kind {
   NP_NOTICE_PEER_DIED = 4,     /* a process that shared events with this client ended without closing */
   NP_NOTICE_PEER_LIED = 5,     /* one end broke the rules of shared memory: that connection is closed */
   NP_NOTICE_EVICTED = 6, /* by the operator's policy, or after a breach of protocol, the broker shuts this client out */
+  NP_NOTICE_REFUSED = 7, /* a connection to a peer could not be made or kept here, for want of memory or descriptors */
 };
 
 struct np_notice {

@@ -244,7 +244,8 @@ NP_API int np_subscriber_close(struct np_subscriber *subscriber);
 
 /* np_take receives the next event, read-only; never blocks. On NP_OK the caller holds it until it releases
  * it. NP_EMPTY: nothing there. NP_ERR_CORRUPT: a publisher broke the rules; its connection is closed, the
- * next take goes on with the others. NP_ERR_EVICTED: this process was stopped for longer than the operator
+ * next take goes on with the others; likewise NP_ERR_NO_MEMORY: memory of a publisher could not be mapped here.
+ * NP_ERR_EVICTED: this process was stopped for longer than the operator
  * allows; there is nothing to take any more, what is held can be released: disconnect, and connect anew. */
 NP_API int np_take(struct np_subscriber *subscriber, struct np_event *event);
 

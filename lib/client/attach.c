@@ -206,6 +206,7 @@ static void find_what_ended(struct np_client *client) {
       link->lie_reported = 0;
       npi_link_report_lie(client, link);
     }
+    if (link->refused) npi_link_refuse(client, link);
     if (npi_load_relaxed_u32(&record->version) == link->version &&
         npi_load_relaxed_u32(&record->state) != NPI_CONNECTION_FREE) {
       continue;

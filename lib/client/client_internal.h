@@ -59,6 +59,7 @@ struct npi_link { /* a connection, either end */
   uint8_t draining; /* the publisher is gone or closed: take what is there, then let go */
   uint8_t cut;      /* take nothing more */
   uint8_t lie_reported;
+  uint8_t refused; /* this end could not go on with it, and the broker was told */
   struct npi_outlet outlet;
 };
 
@@ -241,6 +242,7 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
 void npi_peer_segment(struct np_client *client, const struct npi_control_frame *frame, int fd);
 void npi_peer_segment_gone(struct np_client *client, const struct npi_control_frame *frame);
 void npi_peer_gone(struct np_client *client, uint32_t index, uint32_t version);
+int npi_peer_lacks(const struct npi_peer *peer, uint32_t number); /* announced, and could not be mapped here */
 void npi_peer_release(struct np_client *client, struct npi_peer *peer);
 void npi_peer_free(struct np_client *client, struct npi_peer *peer);
 void npi_peers_forget_gone(struct np_client *client); /* of whom the registry knows nothing any more */
@@ -252,6 +254,7 @@ void npi_link_withhold(struct np_client *client, const struct npi_control_frame 
 void npi_links_withhold_own(struct np_client *client);                 /* those to itself */
 void npi_link_let_go(struct np_client *client, struct npi_link *link); /* drained: acknowledge and free */
 void npi_link_report_lie(struct np_client *client, struct npi_link *link);
+void npi_link_refuse(struct np_client *client, struct npi_link *link); /* takes nothing more; the peer did no wrong */
 void npi_link_free(struct np_client *client, struct npi_link *link);
 void npi_links_share_bytes(struct np_client *client);
 

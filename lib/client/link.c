@@ -216,15 +216,37 @@ static uint32_t publisher_of(const struct np_client *client, uint32_t connection
   return record->publisher;
 }
 
-/* A connection that cannot be made at this end: the broker ends it. */
-static void refuse(struct np_client *client, const struct npi_control_frame *frame) {
-  struct npi_control_frame report;
+static void tell_refused(struct np_client *client, uint32_t connection, uint32_t version, uint32_t role,
+                         uint32_t made) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_REFUSE, 0, 0);
+  frame.body.refuse.connection = connection;
+  frame.body.refuse.version = version;
+  frame.body.refuse.role = role;
+  frame.body.refuse.made = made;
+  npi_client_tell(client, &frame);
+}
+
+/* A connection that cannot be made at this end, which is nobody's fault: what is in the frame is the broker's word, and
+ * what is missing is memory or descriptors of this process. The broker ends it. */
+static void refuse(struct np_client *client, const struct npi_control_frame *frame, const char *why) {
   npi_log(NPI_LOG_ERROR, "connection.refused", "connection=%u peer=%u reason=\"%s\"", frame->body.connect.connection,
-          frame->body.connect.peer, npi_detail());
-  npi_control_init(&report, NPI_CONTROL_REPORT_LIE, 0, 0);
-  report.body.acknowledge.connection = frame->body.connect.connection;
-  report.body.acknowledge.version = frame->body.connect.version;
-  npi_client_tell(client, &report);
+          frame->body.connect.peer, why);
+  npi_client_notify(client, NP_NOTICE_REFUSED, 0, "no connection to %.*s: %s",
+                    (int)sizeof frame->body.connect.peer_name, frame->body.connect.peer_name, why);
+  tell_refused(client, frame->body.connect.connection, frame->body.connect.version, frame->body.connect.role, 0);
+}
+
+void npi_link_refuse(struct np_client *client, struct npi_link *link) {
+  link->cut = 1;
+  if (!link->refused) {
+    npi_log(NPI_LOG_ERROR, "connection.refused", "connection=%u peer=%u reason=\"%s\"", link->connection,
+            link->peer->client, client->unmapped_words);
+    npi_client_notify(client, NP_NOTICE_REFUSED, link->peer->pid, "the connection to %s (process %u) ends: %s",
+                      link->peer->name, link->peer->pid, client->unmapped_words);
+  }
+  link->refused = 1;
+  tell_refused(client, link->connection, link->version, link->role, 1);
 }
 
 /* The place that says what this end let go of last. NULL: cannot be remembered. */
@@ -261,8 +283,7 @@ static int endpoint_is_known(const struct np_client *client, const struct npi_co
 static void defer(struct np_client *client, const struct npi_control_frame *frame) {
   struct npi_control_frame *deferred = realloc(client->deferred, (client->n_deferred + 1) * sizeof *deferred);
   if (deferred == NULL) {
-    npi_fail(NP_ERR_NO_MEMORY, "no memory to keep the connection for");
-    refuse(client, frame);
+    refuse(client, frame, "no memory to keep it in mind");
     return;
   }
   deferred[client->n_deferred++] = *frame;
@@ -331,9 +352,12 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
     link->publisher = publisher_of(client, link->connection);
   }
   if (status != 0) {
-    if (link != NULL) npi_link_free(client, link);
+    int had_link = link != NULL;
+    if (had_link) npi_link_free(client, link);
     /* Where its memory could not be mapped nobody lied, and the endpoint that is being opened will be closed. */
-    if (peer != NULL || client->unmapped == 0) refuse(client, frame);
+    if (peer != NULL || client->unmapped == 0) {
+      refuse(client, frame, peer == NULL ? client->unmapped_words : had_link ? npi_detail() : "no memory for it");
+    }
   }
   npi_links_share_bytes(client);
 }

@@ -10,7 +10,7 @@
 #include "base/status.h"
 #include "client/client_internal.h"
 
-_Static_assert((int)NPI_NOTICES_MAX > (int)NP_NOTICE_EVICTED, "with more notices than kinds, two are of one kind");
+_Static_assert((int)NPI_NOTICES_MAX > (int)NP_NOTICE_REFUSED, "with more notices than kinds, two are of one kind");
 
 static void take_out(struct npi_notices *notices, uint32_t at) {
   notices->n--;

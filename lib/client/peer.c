@@ -54,8 +54,7 @@ void npi_peers_forget_gone(struct np_client *client) {
 
 /* Memory of a peer cannot be mapped: who is opening an endpoint is told, since it would never hear of that peer. */
 static void note_unmapped(struct np_client *client, const char *what) {
-  if (!client->opening) return; /* the log has it, and the broker ends the connection */
-  client->unmapped = NP_ERR_NO_MEMORY;
+  if (client->opening) client->unmapped = NP_ERR_NO_MEMORY; /* else the connection is refused, here or by who takes */
   snprintf(client->unmapped_words, sizeof client->unmapped_words, "%s: %s", what, npi_detail());
 }
 
@@ -104,6 +103,12 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
       (struct npi_bell_peer){.shm = &shm->credits, .fd = peer->credits_fd, .must_fence = !client->membarrier_works};
 }
 
+#define LACKING UINT64_MAX /* in place of a file: announced, and could not be mapped */
+
+int npi_peer_lacks(const struct npi_peer *peer, uint32_t number) {
+  return number < peer->n_segments && peer->segments[number].base == NULL && peer->segment_files[number] == LACKING;
+}
+
 static void forget_segment(struct np_client *client, struct npi_peer *peer, uint32_t number);
 
 void npi_peer_segment(struct np_client *client, const struct npi_control_frame *frame, int fd) {
@@ -116,6 +121,7 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   if (peer == NULL || number >= peer->n_segments) return;
   if (fstat(fd, &file) != 0) {
     npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot look at segment %u", number);
+    if (peer->segments[number].base == NULL) peer->segment_files[number] = LACKING;
     note_unmapped(client, "a segment of a peer cannot be mapped");
     return;
   }
@@ -126,6 +132,7 @@ void npi_peer_segment(struct np_client *client, const struct npi_control_frame *
   if (npi_memory_size(fd, &have) < 0 || have < bytes || npi_memory_map(fd, 0, bytes, 0, &base) < 0) {
     npi_log(NPI_LOG_ERROR, "segment.refused", "client=%u number=%u bytes=%llu have=%llu", peer->client, number,
             (unsigned long long)bytes, (unsigned long long)have);
+    peer->segment_files[number] = LACKING;
     note_unmapped(client, "a segment of a peer cannot be mapped");
     return;
   }
@@ -161,6 +168,7 @@ static void keep_mapped(struct npi_peer *peer, const struct npi_segment_view *se
 static void forget_segment(struct np_client *client, struct npi_peer *peer, uint32_t number) {
   struct npi_segment_view segment = peer->segments[number];
   peer->segments[number] = (struct npi_segment_view){0};
+  peer->segment_files[number] = 0;
   if (segment.base != NULL && is_held(client, peer, number)) {
     keep_mapped(peer, &segment);
   } else {

@@ -111,6 +111,12 @@ static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint
 static int corrupt(struct np_subscriber *subscriber, struct npi_link *link, uint64_t element) {
   uint32_t handle = npi_element_handle(element), number = npi_handle_segment(handle);
   const struct npi_peer *peer = link->peer;
+  if (npi_peer_lacks(peer, number)) { /* nothing is wrong with it: it lies where this process cannot look */
+    subscriber->current = NULL;
+    npi_link_refuse(subscriber->client, link);
+    return npi_fail(NP_ERR_NO_MEMORY, "an event of %s (pid %u) cannot be read, and its connection ends: %s", peer->name,
+                    peer->pid, subscriber->client->unmapped_words);
+  }
   npi_count_add(&subscriber->counters->value[NPI_SUBSCRIBER_LIES], 1);
   link->cut = 1;
   subscriber->current = NULL;

@@ -27,7 +27,8 @@
   X(BROKER_WORKER_RESTARTS, "worker_restarts", "ingest workers started again after they died")           \
   X(BROKER_QUEUE_FULL, "queue_full", "requests refused because a peer does not read its control socket") \
   X(BROKER_ADOPTED, "adopted", "clients taken over from an earlier broker")                              \
-  X(BROKER_EVICTED, "evicted", "clients that were stopped for longer than clients.evict_after")
+  X(BROKER_EVICTED, "evicted", "clients that were stopped for longer than clients.evict_after")          \
+  X(BROKER_REFUSED, "refused", "connections that an end could not make or keep, for want of memory")
 
 /* Written by a publisher, in its client's page. */
 #define NPI_PUBLISHER_COUNTERS(X)                                                                             \

@@ -39,6 +39,7 @@ const char *npi_control_type_text(unsigned type) {
     case NPI_CONTROL_SEGMENTS_HELD: return "segments_held";
     case NPI_CONTROL_ATTACHED: return "attached";
     case NPI_CONTROL_TAKEOVER: return "takeover";
+    case NPI_CONTROL_REFUSE: return "refuse";
     case NPI_CONTROL_PEER: return "peer";
     case NPI_CONTROL_SEGMENT: return "segment";
     case NPI_CONTROL_CONNECT: return "connect";

@@ -45,6 +45,7 @@ enum npi_control_type {
   NPI_CONTROL_SEGMENTS_HELD = 14,   /* no answer. After ATTACH, as often as needed: its own segments that it knows */
   NPI_CONTROL_ATTACHED = 15,        /* it named all. Events before the reply: whatever it missed */
   NPI_CONTROL_TAKEOVER = 16,        /* first frame, broker's user or root: the broker answers and ends at once */
+  NPI_CONTROL_REFUSE = 17,          /* no answer. This end can not make, or go on with, a connection: nobody lied */
 
   /* events: broker to client */
   NPI_CONTROL_PEER = 64,    /* fds: page r, events eventfd, credits eventfd */
@@ -152,6 +153,12 @@ struct npi_control_frame {
       uint32_t connection;
       uint32_t version;
     } acknowledge; /* also report_lie, withhold */
+    struct {
+      uint32_t connection;
+      uint32_t version;
+      uint32_t role; /* of the sender's end */
+      uint32_t made; /* 1: it may hold events of it, and lets go when told that it ends */
+    } refuse;
     struct {
       uint32_t backend; /* 1 io_uring, 2 epoll */
       uint32_t features;

@@ -179,6 +179,7 @@ static void fill(struct reader *in, struct npi_control_frame *frame, enum npi_co
       break;
     }
     case NPI_CONTROL_ACKNOWLEDGE:
+    case NPI_CONTROL_REFUSE:
     case NPI_CONTROL_REPORT_LIE: {
       uint32_t index = number(in);
       frame->body.acknowledge.connection = index;
@@ -186,6 +187,8 @@ static void fill(struct reader *in, struct npi_control_frame *frame, enum npi_co
       if (byte(in) > 200) break;
       if (index < broker.registry.n_connections && broker.connections[index])
         frame->body.acknowledge.version = broker.connections[index]->version;
+      if (type == NPI_CONTROL_REFUSE) frame->body.refuse.role = byte(in) % 4;
+      if (type == NPI_CONTROL_REFUSE) frame->body.refuse.made = byte(in) % 3;
       break;
     }
     default:
@@ -209,7 +212,7 @@ static void speak(struct reader *in) {
   if (type == NPI_CONTROL_TAKEOVER) type = NPI_CONTROL_ATTACHED; /* granted, it ends this broker */
   /* What ends a session, or fills memory, costs a thousand times what others do: less often. */
   int is_dear = type == NPI_CONTROL_LEASE || type == NPI_CONTROL_GOODBYE || type == NPI_CONTROL_HELLO ||
-                type == NPI_CONTROL_ATTACH || type == 0 || type > NPI_CONTROL_ATTACHED ||
+                type == NPI_CONTROL_ATTACH || type == 0 || (type > NPI_CONTROL_ATTACHED && type != 23) ||
                 (type >= NPI_CONTROL_ENDPOINTS && type <= NPI_CONTROL_ATTACHED);
   if (is_dear && second % 64 != 43)
     type = second % 16 < 12 ? NPI_CONTROL_OPEN_PUBLISHER + second % 4 : NPI_CONTROL_ACKNOWLEDGE;
@@ -224,6 +227,7 @@ static void speak(struct reader *in) {
     }
     return;
   }
+  if (type == 23) type = NPI_CONTROL_REFUSE;
   if (type == 20 || type == 21) { /* hangs up, wholly or by half, with whatever is under way */
     if (type == 20) shutdown(session_fd[i], SHUT_WR);
     if (type == 21) close(session_fd[i]);

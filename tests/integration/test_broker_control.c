@@ -641,6 +641,63 @@ Test(broker_control, a_lie_ends_the_connection_and_names_the_liar) {
   npi_test_broker_stop(&broker);
 }
 
+/* Whoever refuses, and whatever it says of itself: the connection ends for both, and nobody lied. */
+Test(broker_control, a_refused_connection_ends_and_nobody_is_blamed) {
+  static const struct {
+    uint32_t by_publisher, role, made;
+  } cases[] = {{1, NPI_ROLE_PUBLISHER, 0}, {0, NPI_ROLE_SUBSCRIBER, 0}, {0, NPI_ROLE_SUBSCRIBER, 1}};
+  struct raw_client publisher, subscriber;
+  struct npi_control_frame frame;
+  npi_test_broker_start(&broker, NULL);
+  hello(&publisher, "publisher");
+  hello(&subscriber, "subscriber");
+  cr_assert(raw_open_publisher(&publisher, "c", &frame, NULL) == 0);
+  uint64_t registry_bytes = publisher.registry_bytes;
+  const void *registry = mmap(NULL, registry_bytes, PROT_READ, MAP_SHARED, publisher.fds[0], 0);
+  cr_assert(registry != MAP_FAILED);
+  for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    cr_assert(raw_open_subscriber(&subscriber, "c", 0, &frame, NULL) == 0);
+    uint32_t opened = frame.body.open_subscriber_reply.subscriber;
+    uint32_t opened_version = frame.body.open_subscriber_reply.subscriber_version;
+    raw_expect(&publisher, NPI_CONTROL_PEER, &frame);
+    raw_expect(&publisher, NPI_CONTROL_CONNECT, &frame);
+    uint32_t connection = frame.body.connect.connection, version = frame.body.connect.version;
+    npi_control_init(&frame, NPI_CONTROL_REFUSE, 0, 0);
+    frame.body.refuse.connection = connection;
+    frame.body.refuse.version = version;
+    frame.body.refuse.role = cases[i].role ^ 3; /* the other one's end: nothing happens */
+    raw_send(cases[i].by_publisher ? &publisher : &subscriber, &frame);
+    frame.body.refuse.role = cases[i].role;
+    frame.body.refuse.made = cases[i].made;
+    raw_send(cases[i].by_publisher ? &publisher : &subscriber, &frame);
+    raw_send(cases[i].by_publisher ? &publisher : &subscriber, &frame); /* once is enough */
+    if (cases[i].made) raw_expect(&publisher, NPI_CONTROL_WITHHOLD, &frame);
+    if (cases[i].by_publisher || cases[i].made) {
+      raw_expect(&subscriber, NPI_CONTROL_DISCONNECT, &frame);
+      cr_assert(frame.body.disconnect.reason == NPI_REASON_PUBLISHER_CLOSED);
+      raw_acknowledge(&subscriber, connection, version);
+    }
+    if (!cases[i].by_publisher) {
+      raw_expect(&publisher, NPI_CONTROL_DISCONNECT, &frame);
+      cr_assert(frame.body.disconnect.reason == (cases[i].made ? NPI_REASON_DRAINED : NPI_REASON_SUBSCRIBER_CLOSED));
+      raw_acknowledge(&publisher, connection, version);
+    }
+    raw_expect(&publisher, NPI_CONTROL_PEER_GONE, &frame);
+    raw_expect(&subscriber, NPI_CONTROL_PEER_GONE, &frame);
+    cr_assert(broker_counter(registry, NPI_BROKER_REFUSED) == i + 1);
+    npi_control_init(&frame, NPI_CONTROL_CLOSE_SUBSCRIBER, 77, 0);
+    frame.body.close_endpoint.index = opened;
+    frame.body.close_endpoint.version = opened_version;
+    raw_send(&subscriber, &frame);
+    raw_expect(&subscriber, NPI_CONTROL_CLOSE_SUBSCRIBER, &frame);
+  }
+  cr_assert(broker_counter(registry, NPI_BROKER_LIES) == 0);
+  munmap((void *)(uintptr_t)registry, registry_bytes);
+  raw_goodbye(&publisher);
+  raw_goodbye(&subscriber);
+  npi_test_broker_stop(&broker);
+}
+
 Test(broker_control, thousands_of_visits_leave_nothing) {
   struct raw_client watcher, client;
   struct npi_control_frame frame;

@@ -215,6 +215,10 @@ void broker_hears(uint32_t from, const struct npi_control_frame *frame) {
     step_violation("client %u says that its peer on connection %u lied", from, number);
     return;
   }
+  if (frame->head.type == NPI_CONTROL_REFUSE) {
+    step_violation("client %u refuses connection %u", from, number);
+    return;
+  }
   if (frame->head.type != NPI_CONTROL_ACKNOWLEDGE) return;
   if (number >= STEP_CONNECTIONS || !connection->used || connection->version != frame->body.acknowledge.version) return;
   if (connection->subscriber == from && connection->subscriber_told && connection->subscriber_holds) {
