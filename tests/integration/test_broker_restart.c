@@ -227,14 +227,22 @@ TEST_WITH_BOTH_BACKENDS(a_client_goes_on_opening_and_leasing) {
   instance_stop(&instance);
 }
 
-static pid_t keeper_of(const struct instance *instance) {
+/* 0: it has not got its name yet. */
+static pid_t look_for_keeper(const struct instance *instance) {
   char command[64];
   int pid = 0;
   snprintf(command, sizeof command, "pgrep -P %d numapool-keeper", (int)instance->pid);
   FILE *output = popen(command, "re");
-  cr_assert(output != NULL && fscanf(output, "%d", &pid) == 1);
+  cr_assert_not_null(output);
+  if (fscanf(output, "%d", &pid) != 1) pid = 0;
   pclose(output);
   return (pid_t)pid;
+}
+
+static pid_t keeper_of(const struct instance *instance) {
+  pid_t pid = 0;
+  EVENTUALLY(10, (pid = look_for_keeper(instance)) != 0);
+  return pid;
 }
 
 TEST_WITH_BOTH_BACKENDS(who_died_meanwhile_is_reaped) {
