@@ -375,6 +375,7 @@ static int writes_into_an_event(void *argument) {
   CHILD_EXPECT(np_connect(&client, NULL) == NP_OK && np_subscriber_open(client, "news", NULL, &subscriber) == NP_OK);
   look->checked = 1; /* ready */
   CHILD_EXPECT(np_wait(subscriber, 20000) == NP_OK && np_take(subscriber, &event) == NP_OK);
+  signal(SIGSEGV, SIG_DFL); /* a sanitizer makes an exit of it */
   *(volatile char *)event.data = 1;
   return 0;
 }
