@@ -364,7 +364,7 @@ static int check_uniqueness(const struct npi_adopt_image *image) {
   size_t endpoints = (size_t)header->publishers.count + header->subscribers.count;
   if (most < endpoints) most = endpoints;
   if (most < header->segments.count) most = header->segments.count;
-  struct span *spans = calloc(most, sizeof *spans);
+  struct span *spans = calloc(most + 1, sizeof *spans);
   if (spans == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory to check %zu places", most);
   int status = check_disjoint(spans, collect_rings(image, spans), "rings");
   if (status == 0) status = check_disjoint(spans, collect_rows(image, spans), "endpoints");

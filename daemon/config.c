@@ -342,8 +342,7 @@ static void finish_dead_letter(struct npi_config *config, size_t index) {
                        channel->name, suffix);
       return;
     }
-    memcpy(channel->dead_letter, channel->name, strlen(channel->name));
-    strcat(channel->dead_letter, suffix);
+    snprintf(channel->dead_letter, sizeof channel->dead_letter, "%s%s", channel->name, suffix);
   } else if (!npi_config_name_ok(channel->dead_letter)) {
     npi_config_error(config, target, "\"%s\" cannot name a channel; %s", channel->dead_letter, name_rule);
     return;
