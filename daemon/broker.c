@@ -26,7 +26,8 @@
 #include "os/os_wait.h"
 #include "shm/leftovers.h"
 
-enum { BACKLOG = 128, NEWCOMERS_MAX = 128, SOCKET_MODE = 0660, SOCKET_MODE_OPEN = 0666 };
+/* Few newcomers a turn: who floods the door shares each turn with those who are in, and they come first. */
+enum { BACKLOG = 128, NEWCOMERS_MAX = 128, ACCEPTS_PER_TURN = 1, SOCKET_MODE = 0660, SOCKET_MODE_OPEN = 0666 };
 #define ACCEPT_AGAIN_NS UINT64_C(100000000)
 
 /* ---- newcomers ---- */
@@ -34,8 +35,9 @@ enum { BACKLOG = 128, NEWCOMERS_MAX = 128, SOCKET_MODE = 0660, SOCKET_MODE_OPEN 
 static void on_accept(struct npi_watch *watch, uint32_t events) {
   struct npi_broker *broker = watch->owner;
   (void)events;
-  while (broker->n_newcomers < NEWCOMERS_MAX) {
+  for (int i = 0; broker->n_newcomers < NEWCOMERS_MAX; i++) {
     int fd;
+    if (i == ACCEPTS_PER_TURN) return;
     int status = npi_socket_accept(watch->fd, &fd);
     if (status == NPI_SOCKET_AGAIN) return;
     if (status == 0) status = npi_session_begin(broker, fd);

@@ -432,7 +432,7 @@ void npi_leases_destroy_all(struct npi_client *client) {
 
 static void free_grant(struct npi_client *client) {
   struct npi_grant *grant = client->grant;
-  npi_timer_end(&client->broker->loop, &grant->deadline);
+  npi_timer_end(&client->broker->loop, &grant->timer);
   client->grant = NULL;
   client->broker->leases.n_grants--;
   free(grant->segments);
@@ -500,7 +500,8 @@ static struct npi_client *waits_for(const struct npi_client *client) {
 void npi_leases_progress(struct npi_broker *broker) {
   for (uint32_t i = 0; broker->leases.n_grants > 0 && i < broker->registry.n_clients; i++) {
     struct npi_client *client = broker->clients[i];
-    if (client != NULL && client->grant != NULL && waits_for(client) == NULL) complete(client);
+    if (client == NULL || client->grant == NULL || client->grant->n_segments < client->grant->wanted) continue;
+    if (waits_for(client) == NULL) complete(client);
   }
 }
 
@@ -551,26 +552,87 @@ static int check_budget(const struct npi_client *client, uint64_t bytes, uint32_
 
 static int begin_grant(struct npi_client *client, uint32_t request, uint32_t n) {
   struct npi_grant *grant = calloc(1, sizeof *grant);
-  struct npi_link *link;
-  uint32_t n_links = 1;
-  DL_FOREACH(client->links, link) n_links++;
-  if (grant != NULL) {
-    grant->segments = calloc(n, sizeof *grant->segments);
-    grant->waits = calloc(n_links, sizeof *grant->waits);
-  }
-  if (grant == NULL || grant->segments == NULL || grant->waits == NULL) {
-    if (grant != NULL) {
-      free(grant->segments);
-      free(grant->waits);
-    }
+  if (grant != NULL) grant->segments = calloc(n, sizeof *grant->segments);
+  if (grant == NULL || grant->segments == NULL) {
     free(grant);
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for a lease");
   }
   grant->request = request;
-  npi_timer_init(&grant->deadline, give_up, client);
+  grant->wanted = n;
+  npi_timer_init(&grant->timer, NULL, client);
   client->grant = grant;
   client->broker->leases.n_grants++;
   return 0;
+}
+
+/* All are made, and those who must know them were sent them: now they have to arrive. */
+static void await_subscribers(struct npi_client *client) {
+  struct npi_grant *grant = client->grant;
+  struct npi_link *link;
+  uint32_t n_links = 1;
+  DL_FOREACH(client->links, link) n_links++;
+  grant->waits = calloc(n_links, sizeof *grant->waits);
+  if (grant->waits == NULL) {
+    struct npi_control_frame asked;
+    npi_control_init(&asked, NPI_CONTROL_LEASE, grant->request, 0);
+    npi_fail(NP_ERR_NO_MEMORY, "no memory for a lease");
+    if (grant->request != 0 && client->session != NULL) npi_session_refuse(client->session, &asked, NP_ERR_NO_MEMORY);
+    npi_leases_cancel(client);
+    return;
+  }
+  DL_FOREACH(client->links, link) {
+    const struct npi_session *session = link->peer->session;
+    if (!knows_segments(link->peer, client) || session == NULL) continue;
+    grant->waits[grant->n_waits++] =
+        (struct npi_grant_wait){link->peer->index, link->peer->version, session->serial, session->n_put};
+  }
+  if (waits_for(client) == NULL) {
+    complete(client);
+    return;
+  }
+  npi_timer_init(&grant->timer, give_up, client);
+  npi_timer_begin(&client->broker->loop, &grant->timer, GRANT_PATIENCE_NS);
+  npi_session_update_watch(client->session);
+}
+
+static void make_on(struct npi_timer *timer);
+
+/*
+ * Makes the segments of the grant, for as long as a turn may last; the rest in later turns. Fewer than wanted will do,
+ * where there are not more. The status is why there are not.
+ */
+static int make_some(struct npi_client *client) {
+  struct npi_grant *grant = client->grant;
+  struct npi_link *link;
+  uint64_t begin = npi_clock_monotonic();
+  int status = 0;
+  while (grant->n_segments < grant->wanted) {
+    struct npi_leased *segment;
+    if (grant->n_segments > 0 && npi_clock_monotonic() - begin > NPI_TURN_NS) {
+      npi_timer_init(&grant->timer, make_on, client);
+      npi_timer_begin(&client->broker->loop, &grant->timer, 0);
+      npi_session_update_watch(client->session);
+      return 0;
+    }
+    status = take_segment(client, &segment);
+    if (status != 0) break;
+    give_to(client, segment);
+    grant->segments[grant->n_segments++] = segment;
+    DL_FOREACH(client->links, link) {
+      if (knows_segments(link->peer, client)) npi_leases_show(segment, link->peer);
+    }
+  }
+  grant->wanted = grant->n_segments;
+  if (grant->wanted == 0) {
+    free_grant(client);
+    return status;
+  }
+  await_subscribers(client);
+  return 0;
+}
+
+static void make_on(struct npi_timer *timer) {
+  make_some(timer->owner);
 }
 
 static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {
@@ -582,35 +644,7 @@ static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {
     if (status == 0 && knows_segments(link->peer, client)) status = npi_session_check_room(link->peer, n);
   }
   if (status == 0) status = begin_grant(client, request, n);
-  if (status != 0) return status;
-
-  struct npi_grant *grant = client->grant;
-  while (grant->n_segments < n) {
-    struct npi_leased *segment;
-    status = take_segment(client, &segment);
-    if (status != 0) break;
-    give_to(client, segment);
-    grant->segments[grant->n_segments++] = segment;
-  }
-  if (grant->n_segments == 0) {
-    free_grant(client);
-    return status;
-  }
-  DL_FOREACH(client->links, link) {
-    if (!knows_segments(link->peer, client)) continue;
-    for (uint32_t i = 0; i < grant->n_segments; i++) npi_leases_show(grant->segments[i], link->peer);
-    const struct npi_session *session = link->peer->session;
-    if (session == NULL) continue;
-    grant->waits[grant->n_waits++] =
-        (struct npi_grant_wait){link->peer->index, link->peer->version, session->serial, session->n_put};
-  }
-  if (waits_for(client) == NULL) {
-    complete(client);
-  } else {
-    npi_timer_begin(&client->broker->loop, &grant->deadline, GRANT_PATIENCE_NS);
-    npi_session_update_watch(client->session);
-  }
-  return 0;
+  return status == 0 ? make_some(client) : status;
 }
 
 int npi_leases_lease(struct npi_client *client, uint64_t bytes, uint32_t request) {

@@ -87,11 +87,12 @@ static void run_timers(struct npi_watch *watch, uint32_t events) {
   (void)events;
   ssize_t n = read(watch->fd, &expirations, sizeof expirations);
   (void)n; /* only to make it unreadable again */
-  /* What handlers arm anew is due later than now, so this ends. */
+  /* What handlers arm anew is due later than now, so this ends. A crowd of them lets others have their turn. */
   while (loop->timers != NULL && loop->timers->due_ns <= now) {
     struct npi_timer *timer = loop->timers;
     npi_timer_end(loop, timer);
     timer->handler(timer);
+    if (npi_clock_monotonic() - now > NPI_TURN_NS) break;
   }
   set_timerfd(loop);
 }

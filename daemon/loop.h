@@ -33,6 +33,9 @@ struct npi_timer {
 struct npi_loop;
 typedef void (*npi_signal_handler)(void *owner, int signal);
 
+/* A handler that has more to do after so long leaves it for the next turn: what one asks for must not hold up another. */
+#define NPI_TURN_NS UINT64_C(500000)
+
 enum { NPI_LOOP_BATCH = 64 };
 struct npi_loop {
   int epoll_fd;

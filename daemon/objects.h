@@ -102,14 +102,14 @@ struct npi_leased {
 struct npi_grant {
   uint32_t request; /* of the frame to answer */
   struct npi_leased **segments;
-  uint32_t n_segments;
+  uint32_t n_segments, wanted; /* fewer than wanted: they are still being made */
   struct npi_grant_wait {
     uint32_t client, version;
     uint64_t session; /* its serial; another one, which came later, was told all before it was ready */
     uint64_t target;  /* sent when that many frames of its session have left the queue */
   } * waits;
   uint32_t n_waits;
-  struct npi_timer deadline;
+  struct npi_timer timer; /* the next ones are to be made; then: patience is over */
 };
 
 struct npi_client {

@@ -400,7 +400,8 @@ static void on_socket(struct npi_watch *watch, uint32_t events) {
   if (session->state > NPI_SESSION_READY) {
     if (at_end) lose_socket(session);
   } else if (at_end || ((watch->events & EPOLLIN) != 0 && (events & EPOLLIN) != 0)) {
-    for (int i = 0; i < REQUESTS_PER_TURN; i++) {
+    uint64_t begin = npi_clock_monotonic();
+    for (int i = 0; i < REQUESTS_PER_TURN && npi_clock_monotonic() - begin < NPI_TURN_NS; i++) {
       if (receive_one(session) != 0) goto progress; /* session may be freed */
       if (!at_end && (session->socket_watch.events & EPOLLIN) == 0) goto progress;
     }
