@@ -17,8 +17,11 @@
 #include "base/align.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "os/os_cgroup.h"
 #include "os/os_memory.h"
 #include "os/os_numa.h"
+
+enum { GROUP_MARGIN_BYTES = 4 * 1024 * 1024 }; /* for page tables, and what else happens meanwhile */
 
 static void make_empty(struct npi_segment *segment) {
   memset(segment, 0, sizeof *segment);
@@ -82,6 +85,18 @@ static int check_node_memory(const struct npi_segment_options *options) {
                   "not enough memory on node %d for segment %s: need %" PRIu64 " bytes, have %" PRIu64
                   "; lower memory.per_node, or set numa to prefer",
                   options->node, options->name, options->bytes, have);
+}
+
+/* The same for the limits of a container or a service, whose kernel would kill the broker or somebody beside it. */
+static int check_group_memory(const struct npi_segment_options *options) {
+  uint64_t have;
+  char group[256];
+  npi_cgroup_memory_room(&have, group, sizeof group);
+  if (have == UINT64_MAX || have >= options->bytes + GROUP_MARGIN_BYTES) return 0;
+  return npi_fail(NP_ERR_NO_MEMORY,
+                  "not enough memory for segment %s: need %" PRIu64 " bytes, and the control group %s leaves %" PRIu64
+                  "; raise its limit (a container's memory, a service's MemoryMax), or lower memory.per_node",
+                  options->name, options->bytes, group, have);
 }
 
 static int bind_to_node(struct npi_segment *segment, const struct npi_segment_options *options) {
@@ -218,6 +233,7 @@ int npi_segment_create(struct npi_segment *segment, const struct npi_segment_opt
   if (status == 0 && options->numa == NPI_NUMA_STRICT && options->huge != NPI_HUGE_EXPLICIT) {
     status = check_node_memory(options);
   }
+  if (status == 0 && options->huge != NPI_HUGE_EXPLICIT) status = check_group_memory(options);
   if (status != 0) return status;
 
   if (options->huge == NPI_HUGE_EXPLICIT) {
