@@ -154,7 +154,7 @@ struct npi_config {
     uint32_t endpoints_per_client;
     uint32_t connections_per_client; /* at most connections, after npi_config_finish */
     uint32_t clients_per_user;       /* 0: no limit of its own */
-    uint64_t rings_per_client; /* bytes */
+    uint64_t rings_per_client;       /* bytes */
   } limits;
   struct {
     struct npi_access_list connect, publish, subscribe;
