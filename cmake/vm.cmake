@@ -16,11 +16,12 @@ foreach(source IN LISTS vm_sources)
   add_dependencies(vm_tests vm_${name})
   list(APPEND vm_programs vm_${name})
 endforeach()
-add_dependencies(vm_tests reliability_storm_clients)
+add_dependencies(vm_tests reliability_storm_clients integration_identity)
 
 # 10,000 kills take minutes there; 500 are as many as one check of the storm covers.
 set(vm_all "${PROJECT_SOURCE_DIR}/tests/vm/all.sh")
 add_test(NAME vm.four_nodes COMMAND bash "${PROJECT_SOURCE_DIR}/tools/vm.sh" --build "${PROJECT_BINARY_DIR}"
   --memory 1G --timeout 480 --add "${vm_all}" --add "$<TARGET_FILE:reliability_storm_clients>"
-  -- sh "${vm_all}" ${vm_programs} STORM_KILLS=500 reliability_storm_clients)
+  --add "$<TARGET_FILE:integration_identity>"
+  -- sh "${vm_all}" ${vm_programs} integration_identity STORM_KILLS=500 reliability_storm_clients)
 set_tests_properties(vm.four_nodes PROPERTIES LABELS vm TIMEOUT 500 SKIP_RETURN_CODE 77 RUN_SERIAL ON)

@@ -15,6 +15,7 @@
 #include "daemon/channels.h"
 #include "daemon/clients.h"
 #include "daemon/connections.h"
+#include "daemon/identity.h"
 #include "os/os_process.h"
 #include "wire/channel.h"
 
@@ -309,6 +310,7 @@ static const struct request requests[] = {
     [NPI_CONTROL_ATTACHED] = {"attached", npi_attach_finish, 1},
     [NPI_CONTROL_TAKEOVER] = {"takeover", NULL, 1},
     [NPI_CONTROL_REFUSE] = {"refuse", refuse, 0},
+    [NPI_CONTROL_PROVE] = {"prove", NULL, 0},
 };
 
 const char *npi_request_text(unsigned type) {
@@ -323,7 +325,7 @@ static int fits_state(const struct npi_session *session, unsigned type) {
 }
 
 /* The first frame of a connection. */
-static enum npi_request_result introduction(struct npi_session *session, const struct npi_control_frame *frame) {
+enum npi_request_result npi_request_introduce(struct npi_session *session, const struct npi_control_frame *frame) {
   switch (frame->head.type) {
     case NPI_CONTROL_HELLO: return hello(session, frame);
     case NPI_CONTROL_ATTACH: return npi_attach_begin(session, frame);
@@ -361,7 +363,10 @@ void npi_request_wait_no_more(const struct npi_client *client, const struct npi_
 enum npi_request_result npi_request_handle(struct npi_session *session, const struct npi_control_frame *frame) {
   unsigned type = frame->head.type;
   if (type == NPI_CONTROL_HELLO || type == NPI_CONTROL_ATTACH || type == NPI_CONTROL_TAKEOVER) {
-    if (session->state == NPI_SESSION_HELLO) return introduction(session, frame);
+    int is_first = session->state == NPI_SESSION_HELLO && session->challenge == NULL;
+    /* Whoever takes over is judged by the user alone, of whom the kernel is certain. */
+    if (is_first && !session->is_known && type != NPI_CONTROL_TAKEOVER) return npi_identity_challenge(session, frame);
+    if (is_first) return npi_request_introduce(session, frame);
     npi_fail(NP_ERR_PROTOCOL, "a second %s", npi_request_text(type));
     return NPI_REQUEST_BROKEN;
   }

@@ -18,6 +18,9 @@ enum npi_request_result {
 
 enum npi_request_result npi_request_handle(struct npi_session *session, const struct npi_control_frame *frame);
 
+/* The first frame of a session whose peer is known: daemon/identity.h */
+enum npi_request_result npi_request_introduce(struct npi_session *session, const struct npi_control_frame *frame);
+
 /* Its name in log lines. */
 const char *npi_request_text(unsigned type);
 

@@ -14,6 +14,7 @@
 #include "daemon/broker.h"
 #include "daemon/clients.h"
 #include "daemon/departed.h"
+#include "daemon/identity.h"
 #include "daemon/reaper.h"
 #include "daemon/requests.h"
 #include "os/os_clock.h"
@@ -231,6 +232,7 @@ void npi_session_end(struct npi_session *session) {
   drop_queue(session);
   if (session->fd >= 0) close(session->fd);
   if (session->pidfd >= 0) close(session->pidfd);
+  free(session->challenge);
   if (session->client != NULL) session->client->session = NULL;
   if (session->state == NPI_SESSION_HELLO || session->state == NPI_SESSION_LAST_WORDS) broker->n_newcomers--;
   DL_DELETE(broker->sessions, session);
@@ -341,7 +343,8 @@ static int receive_one(struct npi_session *session) {
   struct npi_control_frame frame;
   int fds[NPI_CONTROL_FDS_MAX];
   int n_fds = 0;
-  int status = npi_control_receive(session->fd, &frame, fds, &n_fds);
+  pid_t sender = 0;
+  int status = npi_control_receive_from(session->fd, &frame, fds, &n_fds, &sender);
   if (status == NPI_SOCKET_AGAIN) return 1;
   if (status == NPI_SOCKET_END) {
     lose_socket(session);
@@ -367,7 +370,8 @@ static int receive_one(struct npi_session *session) {
     over(session, NPI_GONE_EVICTED);
     return 1;
   }
-  enum npi_request_result result = npi_request_handle(session, &frame);
+  enum npi_request_result result = frame.head.type == NPI_CONTROL_PROVE ? npi_identity_prove(session, &frame, sender)
+                                                                        : npi_request_handle(session, &frame);
   if (result == NPI_REQUEST_BROKEN) {
     reject_frame(session, npi_detail());
     over(session, NPI_GONE_EVICTED);
@@ -475,6 +479,7 @@ int npi_session_begin(struct npi_broker *broker, int fd) {
   }
   broker->n_newcomers++;
   status = npi_process_pidfd_of_peer(fd, &session->pidfd, &session->pid, &session->uid, &session->gid);
+  if (status == 0) session->is_known = npi_process_peer_is_exact(fd);
   if (status == 0) status = npi_watch_begin(&broker->loop, &session->socket_watch, fd, EPOLLIN);
   if (status == 0) status = npi_watch_begin(&broker->loop, &session->pid_watch, session->pidfd, EPOLLIN);
   if (status != 0) {

@@ -19,6 +19,7 @@
 struct npi_broker;
 struct npi_client;
 struct npi_queued_frame;
+struct npi_challenge;
 
 enum npi_session_state {
   NPI_SESSION_HELLO,       /* has not said who it is */
@@ -35,6 +36,8 @@ struct npi_session {
   pid_t pid;
   uid_t uid;
   gid_t gid;
+  int is_known; /* the pidfd is certainly that of the peer: daemon/identity.h */
+  struct npi_challenge *challenge;
   struct npi_watch socket_watch, pid_watch;
   struct npi_timer timer;              /* HELLO: patience; UNREACHABLE: the next look whether the client has left */
   uint64_t lost_ns, look_ns;           /* UNREACHABLE: since when; until the next look */

@@ -145,6 +145,12 @@ static int receive_welcome(struct np_client *client, struct npi_control_frame *r
       return npi_fail(NP_ERR_NO_BROKER, "the broker closed the connection before it answered; its log says why");
     }
     if (status < 0) return status;
+    if (status == 0 && reply->head.type == NPI_CONTROL_CHALLENGE) {
+      npi_control_close_fds(fds, n_fds);
+      status = npi_control_prove(client->socket, reply);
+      if (status < 0) return status;
+      continue;
+    }
     if (status == 0) break;
     if (npi_clock_monotonic() > until) return npi_fail(NP_ERR_NO_BROKER, "the broker did not answer; is it stopped?");
     npi_wait_readable(&client->socket, 1, 100000000);

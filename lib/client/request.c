@@ -42,7 +42,12 @@ static int receive_one(struct np_client *client, struct npi_control_frame *frame
     npi_client_lost(client); /* the stream of events can no longer be believed */
     return npi_trail(status, "from the broker");
   }
-  if (frame->head.type >= NPI_CONTROL_PEER) {
+  if (frame->head.type == NPI_CONTROL_CHALLENGE) {
+    npi_control_close_fds(fds, n_fds);
+    /* Where it cannot be sent the broker is gone, or will say that nothing came: then this client comes back. */
+    if (client->attach == NPI_ATTACH_ASKED) npi_control_prove(client->socket, frame);
+    frame->head.type = 0;
+  } else if (frame->head.type >= NPI_CONTROL_PEER) {
     client->events_seen++;
     npi_client_event(client, frame, fds, n_fds);
     frame->head.type = 0;

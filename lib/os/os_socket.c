@@ -140,10 +140,11 @@ int npi_socket_pair(int fds[2]) {
                         "cannot create a pair of sockets");
 }
 
-/* Room for the largest allowed control message, aligned for its header. */
+/* Room for the largest allowed control message, aligned for its header, and for the sender where that is noted. */
+enum { CONTROL_BYTES = CMSG_SPACE(sizeof(int) * NPI_SOCKET_FDS_MAX) };
 union control {
   struct cmsghdr header;
-  char bytes[CMSG_SPACE(sizeof(int) * NPI_SOCKET_FDS_MAX)];
+  char bytes[CONTROL_BYTES + CMSG_SPACE(sizeof(struct ucred))];
 };
 
 int npi_socket_send(int fd, const void *bytes, size_t n, const int *fds, int n_fds) {
@@ -201,17 +202,38 @@ static int take_descriptors(struct msghdr *message, int *fds, int max_fds) {
   return n_taken;
 }
 
+int npi_socket_note_senders(int fd, int on) {
+  if (setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0) return 0;
+  return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot ask who sends on socket %d", fd);
+}
+
+static pid_t sender_of(struct msghdr *message) {
+  struct ucred sender;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header != NULL; header = CMSG_NXTHDR(message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_CREDENTIALS) continue;
+    memcpy(&sender, CMSG_DATA(header), sizeof sender);
+    return sender.pid;
+  }
+  return 0;
+}
+
 int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, int max_fds, int *n_fds) {
+  return npi_socket_receive_from(fd, bytes, size, n, fds, max_fds, n_fds, NULL);
+}
+
+int npi_socket_receive_from(int fd, void *bytes, size_t size, size_t *n, int *fds, int max_fds, int *n_fds,
+                            pid_t *sender) {
+  size_t control_bytes = sender != NULL ? sizeof(union control) : (size_t)CONTROL_BYTES;
   union control control;
   struct iovec data = {.iov_base = bytes, .iov_len = size};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.bytes};
+  struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = control_bytes};
   *n = 0;
   if (n_fds != NULL) *n_fds = 0;
+  if (sender != NULL) *sender = 0;
   ssize_t got;
   int was_reset = 0, was_end = 0;
   do {
-    message.msg_controllen = sizeof control.bytes;
+    message.msg_controllen = control_bytes;
     got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     /* Said once where the peer closed with messages of ours unread; what it had sent before is still there. */
     was_reset += got < 0 && errno == ECONNRESET;
@@ -243,6 +265,7 @@ int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, in
     return npi_fail(NP_ERR_PROTOCOL, "received a message with more than %d descriptors", NPI_SOCKET_FDS_MAX);
   }
   if (got == 0) return NPI_SOCKET_END;
+  if (sender != NULL) *sender = sender_of(&message);
   int n_taken = take_descriptors(&message, fds, n_fds == NULL ? 0 : max_fds);
   if (n_fds != NULL) *n_fds = n_taken;
   *n = (size_t)got;

@@ -7,6 +7,7 @@
 #define NPI_OS_SOCKET_H
 
 #include <stddef.h>
+#include <sys/types.h>
 
 /* Conditions of send, receive and accept. */
 enum { NPI_SOCKET_AGAIN = 1, NPI_SOCKET_END = 2 };
@@ -50,5 +51,15 @@ int npi_socket_send(int fd, const void *bytes, size_t n, const int *fds, int n_f
  * NP_ERR_LIMIT: the same because this process has no descriptor left. Without 0, *n and *n_fds are 0.
  */
 int npi_socket_receive(int fd, void *bytes, size_t size, size_t *n, int *fds, int max_fds, int *n_fds);
+
+/*
+ * From now on the kernel notes beside each message which process sends it, until it is told otherwise. Meanwhile only
+ * npi_socket_receive_from() receives.
+ */
+int npi_socket_note_senders(int fd, int on);
+
+/* As npi_socket_receive(); *sender: the process as the kernel noted it when the message was sent, 0: it did not. */
+int npi_socket_receive_from(int fd, void *bytes, size_t size, size_t *n, int *fds, int max_fds, int *n_fds,
+                            pid_t *sender);
 
 #endif

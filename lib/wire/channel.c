@@ -40,6 +40,7 @@ const char *npi_control_type_text(unsigned type) {
     case NPI_CONTROL_ATTACHED: return "attached";
     case NPI_CONTROL_TAKEOVER: return "takeover";
     case NPI_CONTROL_REFUSE: return "refuse";
+    case NPI_CONTROL_PROVE: return "prove";
     case NPI_CONTROL_PEER: return "peer";
     case NPI_CONTROL_SEGMENT: return "segment";
     case NPI_CONTROL_CONNECT: return "connect";
@@ -49,6 +50,7 @@ const char *npi_control_type_text(unsigned type) {
     case NPI_CONTROL_PEER_GONE: return "peer_gone";
     case NPI_CONTROL_DRAIN: return "drain";
     case NPI_CONTROL_WITHHOLD: return "withhold";
+    case NPI_CONTROL_CHALLENGE: return "challenge";
     default: return "unknown";
   }
 }
@@ -79,11 +81,23 @@ static int check(const struct npi_control_frame *frame, size_t n, int n_fds) {
   return 0;
 }
 
+int npi_control_prove(int socket, const struct npi_control_frame *challenge) {
+  struct npi_control_frame frame;
+  npi_control_init(&frame, NPI_CONTROL_PROVE, 0, 0);
+  memcpy(frame.body.challenge.nonce, challenge->body.challenge.nonce, sizeof frame.body.challenge.nonce);
+  return npi_control_send(socket, &frame, NULL, 0);
+}
+
 int npi_control_receive(int socket, struct npi_control_frame *frame, int fds[NPI_CONTROL_FDS_MAX], int *n_fds) {
+  return npi_control_receive_from(socket, frame, fds, n_fds, NULL);
+}
+
+int npi_control_receive_from(int socket, struct npi_control_frame *frame, int fds[NPI_CONTROL_FDS_MAX], int *n_fds,
+                             pid_t *sender) {
   size_t n = 0;
   *n_fds = 0;
   memset(frame, 0, sizeof *frame);
-  int status = npi_socket_receive(socket, frame, sizeof *frame, &n, fds, NPI_CONTROL_FDS_MAX, n_fds);
+  int status = npi_socket_receive_from(socket, frame, sizeof *frame, &n, fds, NPI_CONTROL_FDS_MAX, n_fds, sender);
   if (status != 0) return status;
   status = check(frame, n, *n_fds);
   if (status != 0) {

@@ -3,6 +3,8 @@
 #ifndef NPI_WIRE_CHANNEL_H
 #define NPI_WIRE_CHANNEL_H
 
+#include <sys/types.h>
+
 #include "wire/protocol.h"
 
 /* Zeroes the frame and sets its type, request number and status. */
@@ -20,6 +22,13 @@ int npi_control_send(int socket, struct npi_control_frame *frame, const int *fds
  * filled); NP_ERR_PROTOCOL: anything else that is no frame. On failure every descriptor is closed.
  */
 int npi_control_receive(int socket, struct npi_control_frame *frame, int fds[NPI_CONTROL_FDS_MAX], int *n_fds);
+
+/* The same, where the socket notes senders (npi_socket_note_senders()): *sender, 0: nobody is known. */
+int npi_control_receive_from(int socket, struct npi_control_frame *frame, int fds[NPI_CONTROL_FDS_MAX], int *n_fds,
+                             pid_t *sender);
+
+/* A client's answer to CHALLENGE; as npi_control_send(). */
+int npi_control_prove(int socket, const struct npi_control_frame *challenge);
 
 /* Name of a frame type for logs; "unknown" for others. */
 const char *npi_control_type_text(unsigned type);

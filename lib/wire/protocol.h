@@ -46,6 +46,7 @@ enum npi_control_type {
   NPI_CONTROL_ATTACHED = 15,        /* it named all. Events before the reply: whatever it missed */
   NPI_CONTROL_TAKEOVER = 16,        /* first frame, broker's user or root: the broker answers and ends at once */
   NPI_CONTROL_REFUSE = 17,          /* no answer. This end can not make, or go on with, a connection: nobody lied */
+  NPI_CONTROL_PROVE = 18,           /* no answer of its own. Answers CHALLENGE, with the same number */
 
   /* events: broker to client */
   NPI_CONTROL_PEER = 64,    /* fds: page r, events eventfd, credits eventfd */
@@ -57,6 +58,8 @@ enum npi_control_type {
   NPI_CONTROL_PEER_GONE = 70, /* the last connection to the peer is over: unmap all of it */
   NPI_CONTROL_DRAIN = 71,     /* ingest workers: stop receiving, publish what is here, then say goodbye */
   NPI_CONTROL_WITHHOLD = 72,  /* to a publisher: nothing new on this connection, its subscriber was shut out */
+  /* Before the answer to HELLO or ATTACH, where the kernel cannot tell who connected; not counted in events_sent. */
+  NPI_CONTROL_CHALLENGE = 73,
 };
 
 struct npi_control_head {
@@ -229,6 +232,9 @@ struct npi_control_frame {
       uint32_t client;
       uint32_t client_version;
     } peer_gone;
+    struct {
+      uint64_t nonce[2];
+    } challenge; /* CHALLENGE and PROVE */
   } body;
 };
 _Static_assert(sizeof(struct npi_control_head) == 32, "the head of a frame is fixed for ever");

@@ -43,7 +43,12 @@ static void ask(int fd, struct npi_control_frame *frame) {
   broker_turn();
   struct npi_control_frame answer;
   int fds[NPI_CONTROL_FDS_MAX], n_fds;
-  while (npi_control_receive(fd, &answer, fds, &n_fds) == 0) npi_control_close_fds(fds, n_fds);
+  while (npi_control_receive(fd, &answer, fds, &n_fds) == 0) {
+    npi_control_close_fds(fds, n_fds);
+    if (answer.head.type != NPI_CONTROL_CHALLENGE) continue; /* an older kernel */
+    PROMISE(npi_control_prove(fd, &answer) == 0);
+    broker_turn();
+  }
 }
 
 /* The image: what a broker shows while three clients publish, subscribe and hold memory. */

@@ -73,4 +73,22 @@ static inline int forbid_system_call(const char *name, int error) {
 #endif
 }
 
+/*
+ * From now on the kernel looks like one before 6.5, which does not know SO_PEERPIDFD (77). Fits as before_exec of
+ * support/instance.h. -1 where the machine cannot do that.
+ */
+static inline int forget_peer_pidfd(void) {
+#ifdef NPI_HAVE_SECCOMP
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+  if (filter == NULL) return -1;
+  int result =
+      seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOPROTOOPT), SCMP_SYS(getsockopt), 1, SCMP_CMP64(2, SCMP_CMP_EQ, 77, 0));
+  if (result == 0) result = seccomp_load(filter);
+  seccomp_release(filter);
+  return result == 0 ? 0 : -1;
+#else
+  return -1;
+#endif
+}
+
 #endif

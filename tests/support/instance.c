@@ -143,12 +143,12 @@ int instance_descriptors(pid_t pid) {
 }
 
 /* Starts the broker and waits until it says that it is ready. */
-static void start_and_wait(struct instance *instance, const char *option, int (*before_exec)(void)) {
+static void start_and_wait(struct instance *instance, const char *option) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   snprintf(address.sun_path, sizeof address.sun_path, "%s/notify", instance->folder);
   int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   cr_assert_eq(bind(fd, (const struct sockaddr *)&address, sizeof address), 0);
-  instance->pid = launch(instance, address.sun_path, option, before_exec);
+  instance->pid = launch(instance, address.sun_path, option, instance->before_exec);
   int ready = 0;
   for (int left = READY_SECONDS * 10; !ready && left > 0; left--) {
     char text[512];
@@ -167,7 +167,8 @@ static void start_and_wait(struct instance *instance, const char *option, int (*
 
 void instance_start(struct instance *instance, const char *yaml, int (*before_exec)(void)) {
   prepare(instance, yaml);
-  start_and_wait(instance, NULL, before_exec);
+  instance->before_exec = before_exec;
+  start_and_wait(instance, NULL);
   map_registry(instance);
   /* What it opened to start is closed a moment after it said that it is ready. */
   int before = -1;
@@ -186,7 +187,7 @@ void instance_kill(struct instance *instance) {
 double instance_start_again(struct instance *instance, const char *option) {
   struct timespec begin, end;
   clock_gettime(CLOCK_MONOTONIC, &begin);
-  start_and_wait(instance, option, NULL);
+  start_and_wait(instance, option);
   clock_gettime(CLOCK_MONOTONIC, &end);
   return (double)(end.tv_sec - begin.tv_sec) * 1e3 + (double)(end.tv_nsec - begin.tv_nsec) / 1e6;
 }
@@ -197,7 +198,7 @@ void instance_map_again(struct instance *instance) {
 }
 
 pid_t instance_launch(struct instance *instance, const char *option) {
-  instance->pid = launch(instance, NULL, option, NULL);
+  instance->pid = launch(instance, NULL, option, instance->before_exec);
   return instance->pid;
 }
 

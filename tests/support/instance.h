@@ -18,7 +18,8 @@ struct instance {
   char config[96];
   char runtime[128]; /* ${runtime} */
   pid_t pid;
-  int first_descriptors; /* of the broker when it was ready, segments not counted */
+  int (*before_exec)(void); /* in the process of each of its brokers */
+  int first_descriptors;    /* of the broker when it was ready, segments not counted */
   const uint8_t *registry;
   uint64_t registry_bytes;
   char leftovers[1024]; /* what instance_shm_count found last */

@@ -14,7 +14,8 @@ struct raw_client {
   uint64_t instance_id;    /* after hello */
   int fds[5];              /* of hello: registry, page, ledger, events, credits */
   uint64_t registry_bytes, page_bytes;
-  uint32_t n_events; /* received */
+  uint32_t n_events;    /* received */
+  int shows_challenges; /* a test answers them itself; set after raw_connect */
 };
 
 void raw_connect(struct raw_client *client, const char *socket_path);

@@ -122,19 +122,7 @@ static int ask_old_kernel(const void *argument) {
   pid_t pid;
   (void)argument;
   CHILD_EXPECT(npi_socket_pair(ends) == 0);
-#ifdef NPI_HAVE_SECCOMP
-  /* A kernel before 6.5 does not know option 77. */
-  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
-  if (filter == NULL) return CHILD_SKIP;
-  if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOPROTOOPT), SCMP_SYS(getsockopt), 1,
-                       SCMP_CMP64(2, SCMP_CMP_EQ, 77, 0)) != 0 ||
-      seccomp_load(filter) != 0) {
-    return CHILD_SKIP;
-  }
-  seccomp_release(filter);
-#else
-  return CHILD_SKIP;
-#endif
+  if (forget_peer_pidfd() != 0) return CHILD_SKIP;
   CHILD_EXPECT(npi_process_peer_is_exact(ends[0]) == 0);
   CHILD_EXPECT(npi_process_pidfd_of_peer(ends[0], &fd, &pid, NULL, NULL) == 0);
   CHILD_EXPECT(pid == getpid());
