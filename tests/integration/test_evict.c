@@ -6,6 +6,7 @@
  * ctest-timeout: 180
  */
 #include <criterion/criterion.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -162,9 +163,9 @@ static int publish_and_receive(struct fixture *f) {
   return published;
 }
 
-static void begin(struct fixture *f, const char *settings, const char *channel) {
+static void begin_with(struct fixture *f, const char *settings, const char *channel, int (*before_exec)(void)) {
   memset(f, 0, sizeof *f);
-  instance_start(&f->instance, settings, NULL);
+  instance_start(&f->instance, settings, before_exec);
   f->stopped = shared_memory(sizeof *f->stopped);
   snprintf(f->stopped->channel, sizeof f->stopped->channel, "%s", channel);
   f->pid = spawn(stopped_body, f->stopped);
@@ -173,6 +174,10 @@ static void begin(struct fixture *f, const char *settings, const char *channel) 
   OK(np_publisher_open(f->from, channel, NULL, &f->publisher));
   OK(np_connect(&f->to, NULL));
   OK(np_subscriber_open(f->to, channel, NULL, &f->subscriber));
+}
+
+static void begin(struct fixture *f, const char *settings, const char *channel) {
+  begin_with(f, settings, channel, NULL);
 }
 
 static int state_of(pid_t pid) {
@@ -232,14 +237,21 @@ Test(evict, who_runs_now_and_then_is_not_evicted) {
   begin(&f, "clients: { evict_after: 2s }\n" CHANNELS, "news");
   EVENTUALLY(20, (publish_and_receive(&f), f.stopped->ready == 2));
   uint64_t until = npi_clock_monotonic() + 5000000000;
+  uint64_t longest = 0;
   while (npi_clock_monotonic() < until) {
+    uint64_t stopped_at = npi_clock_monotonic();
     kill(f.pid, SIGSTOP);
     usleep(50000);
     kill(f.pid, SIGCONT);
+    uint64_t stopped_for = npi_clock_monotonic() - stopped_at;
+    if (stopped_for > longest) longest = stopped_for;
     usleep(500);
   }
-  cr_assert_eq(n_evicted(&f), 0);
-  cr_assert_eq(instance_clients(&f.instance, f.pid), 1);
+  say("evict: stopped for %.0f ms at most\n", (double)longest / 1e6);
+  if (longest < 1500000000) { /* else this machine is too busy to say anything */
+    cr_assert_eq(n_evicted(&f), 0);
+    cr_assert_eq(instance_clients(&f.instance, f.pid), 1);
+  }
   kill(f.pid, SIGKILL);
   reap(f.pid, 10);
   EVENTUALLY(20, receive(&f) && instance_clients(&f.instance, f.pid) == 0);
@@ -317,6 +329,9 @@ Test(evict, a_quarantined_subscriber_blocks_nobody_and_is_told) {
   }
   np_publisher_close(another);
   cr_assert_eq(n_evicted(&f), 1);
+  cr_assert_eq(system(NUMAPOOLCTL_PATH " clients | grep -q 'evicted.*stopped'"), 0);
+  cr_assert_eq(system(NUMAPOOLCTL_PATH " fsck > /dev/null"), 0);
+  cr_assert_eq(system(NUMAPOOLCTL_PATH " audit > /dev/null"), 0, "what it missed is counted");
   go_on_and_find_out(&f);
   for (int i = 0; i < CREDITS; i++) EVENTUALLY(20, publish_and_receive(&f));
   EVENTUALLY(20, receive(&f) && f.stopped->n_new == CREDITS);
@@ -344,6 +359,31 @@ Test(evict, a_quarantined_member_keeps_what_it_has_until_it_leaves) {
   end(&f);
 }
 
+static int broker_as_nobody(void) {
+  enum { NOBODY = 65534 };
+  const char *folder = getenv("XDG_RUNTIME_DIR"), *notify = getenv("NOTIFY_SOCKET");
+  if (folder == NULL || chown(folder, NOBODY, NOBODY) != 0 || notify == NULL || chown(notify, NOBODY, NOBODY) != 0) {
+    return 1;
+  }
+  return setgroups(0, NULL) != 0 || setresgid(NOBODY, NOBODY, NOBODY) != 0 || setresuid(NOBODY, NOBODY, NOBODY) != 0;
+}
+
+Test(evict, who_may_not_be_killed_is_quarantined) {
+  struct fixture f;
+  if (geteuid() != 0) {
+    say("evict: skipped, it needs root to be a client that its broker may not kill\n");
+    return;
+  }
+  begin_with(&f, KILL, "news", broker_as_nobody);
+  stop_it_and_fill(&f);
+  wait_for_quarantine(&f);
+  cr_assert(instance_log_has(&f.instance, "client.not_killed"));
+  for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  go_on_and_find_out(&f);
+  leave(&f);
+  end(&f);
+}
+
 /* ---- with another broker ---- */
 
 Test(evict, a_quarantine_outlives_the_broker) {
@@ -363,22 +403,36 @@ Test(evict, a_quarantine_outlives_the_broker) {
   end(&f);
 }
 
-/* The publisher did not hear of it from the broker that decided it, nor does the client. */
+/* Since when the registry says that it is stopped. */
+static uint64_t stopped_since(const struct fixture *f) {
+  const struct npi_registry_header *header = instance_header(&f->instance);
+  for (uint32_t i = 0; i < header->clients.count; i++) {
+    const struct npi_client_record *record =
+        (const void *)((const uint8_t *)header + header->clients.offset + (uint64_t)i * header->clients.bytes);
+    if (npi_load_acquire_u32(&record->state) == NPI_RECORD_ACTIVE && record->pid == (uint32_t)f->pid) {
+      return npi_load_acquire_u64(&record->stopped_ns);
+    }
+  }
+  return 0;
+}
+
+/* The broker that decides it is not the one that saw it stop. */
 Test(evict, a_successor_goes_on_counting) {
   struct fixture f;
   begin(&f, "clients: { evict_after: 3s, evict: quarantine }\n" CHANNELS, "news");
   stop_it_and_fill(&f);
   uint64_t stopped_at = npi_clock_monotonic();
-  EVENTUALLY(20, !publish_and_receive(&f));
-  usleep(2000000);
+  EVENTUALLY(20, stopped_since(&f) != 0);
   instance_kill(&f.instance);
+  usleep(1000000);
   instance_start_again(&f.instance, NULL);
   uint64_t back_at = npi_clock_monotonic();
   wait_for_quarantine(&f);
   double after = (double)(npi_clock_monotonic() - stopped_at) / 1e9, back = (double)(back_at - stopped_at) / 1e9;
   say("evict: %.2f s after it was stopped, by a broker that came after %.2f s\n", after, back);
   cr_assert_geq(after, 2.9);
-  if (back < 2.9) cr_assert_lt(after, back + 3.0, "it began anew to count");
+  /* Time in which the broker did not run is not counted, so on a machine that is busy enough nothing can be said. */
+  cr_assert(stopped_since(&f) < back_at || after - back > 3.5, "it began anew to count");
   for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
   go_on_and_find_out(&f);
   leave(&f);
