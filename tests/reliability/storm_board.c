@@ -56,11 +56,15 @@ int storm_is_still(const struct storm_board *board) {
 
 int storm_check_living(struct storm_board *board, char *text, size_t bytes) {
   uint32_t n_lives = board->n_lives;
-  if (board->bad + board->gaps + board->twice + board->unmarked + board->missed_first + board->failed_calls > 0) {
-    snprintf(text, bytes, "bad %llu, gaps %llu, twice %llu, unmarked %llu, missed first %llu, failed calls %llu (%s)",
+  if (board->bad + board->gaps + board->twice + board->unmarked + board->again + board->missed_first +
+          board->failed_calls >
+      0) {
+    snprintf(text, bytes,
+             "bad %llu, gaps %llu, twice %llu, unmarked %llu, given back before %llu, missed first %llu, failed calls "
+             "%llu (%s)",
              (unsigned long long)board->bad, (unsigned long long)board->gaps, (unsigned long long)board->twice,
-             (unsigned long long)board->unmarked, (unsigned long long)board->missed_first,
-             (unsigned long long)board->failed_calls, board->failure);
+             (unsigned long long)board->unmarked, (unsigned long long)board->again,
+             (unsigned long long)board->missed_first, (unsigned long long)board->failed_calls, board->failure);
     return 1;
   }
   for (uint32_t life = 0; life < n_lives; life++) {

@@ -20,7 +20,25 @@ enum {
   STORM_NUMBERS_MAX = 65536, /* events of one life; then the publisher begins another */
 };
 
+enum { STORM_RELEASED = 0x80 };
+
 enum storm_role { STORM_PUBLISHER, STORM_SUBSCRIBER, STORM_MEMBER };
+
+/* Calls before which a process can be caught, to be stepped. */
+enum storm_call {
+  STORM_NO_CALL,
+  STORM_CONNECT,
+  STORM_OPEN,
+  STORM_CLOSE,
+  STORM_LOAN,
+  STORM_PUBLISH,
+  STORM_WAIT_CREDIT,
+  STORM_TAKE,
+  STORM_RELEASE,
+  STORM_WAIT,
+  STORM_CALLS,
+  STORM_ANY_CALL = STORM_CALLS,
+};
 
 struct storm_part {
   enum storm_role role;
@@ -41,6 +59,8 @@ struct storm_process { /* the one that lives now */
   _Atomic uint32_t life;      /* publisher: the current one, + 1 */
   _Atomic uint32_t from_life; /* subscriber: it was there before this life began */
   _Atomic uint32_t paused;    /* publisher: nothing of it moves */
+  _Atomic uint32_t catch_at;  /* enum storm_call: the next call of this kind is stepped */
+  _Atomic uint32_t caught_at; /* it is before this call, and stopped */
   _Atomic uint64_t at;        /* subscriber: events taken; any: progress */
 };
 
@@ -51,10 +71,10 @@ struct storm_board {
   struct storm_process process[STORM_PROCESSES];
   /* By subscriber and life: one more than the number of the last event seen; 0: none. */
   _Atomic uint32_t seen[STORM_PROCESSES][STORM_LIVES_MAX];
-  /* By life and number: how often members of the group acted upon the event. */
+  /* By life and number: how often members of the group acted upon the event, and whether one has given it back. */
   _Atomic uint8_t acted[STORM_LIVES_MAX][STORM_NUMBERS_MAX];
   /* Violations: any of them ends the test. */
-  _Atomic uint64_t bad, gaps, twice, unmarked, missed_first, failed_calls;
+  _Atomic uint64_t bad, gaps, twice, unmarked, again, missed_first, failed_calls;
   _Atomic uint64_t redelivered; /* events that a member saw marked */
   char failure[256];
 };

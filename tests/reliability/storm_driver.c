@@ -27,7 +27,7 @@ static int body(void *part) {
 
 void storm_start(int part) {
   struct storm_process *process = &storm_board->process[part];
-  process->ready = process->paused = 0;
+  process->ready = process->paused = process->caught_at = 0;
   process->life = 0;
   process->from_life = UINT32_MAX;
   for (uint32_t i = 0; i < storm_board->n_lives && i < STORM_LIVES_MAX; i++) {

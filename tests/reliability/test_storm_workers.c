@@ -20,7 +20,7 @@ static uint64_t acted_again(void) {
   uint64_t n = 0;
   for (uint32_t life = 0; life < storm_board->n_lives; life++) {
     for (uint64_t i = 0; i < storm_board->life[life].accepted; i++) {
-      uint8_t times = storm_board->acted[life][i];
+      uint8_t times = storm_board->acted[life][i] & (STORM_RELEASED - 1);
       if (times > 1) n += (uint64_t)times - 1;
     }
   }

@@ -33,6 +33,10 @@ int step_once(pid_t pid) {
   return ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL) == 0 && wait_stopped(pid);
 }
 
+int step_to_call(pid_t pid) {
+  return ptrace(PTRACE_SYSCALL, pid, NULL, NULL) == 0 && wait_stopped(pid);
+}
+
 long step_next_call(pid_t pid) {
   struct user_regs_struct registers;
   struct iovec place = {&registers, sizeof registers};

@@ -18,6 +18,9 @@ int step_wait(pid_t pid);
 /* One instruction of the child, system calls as a whole. 1; 0: it ended. */
 int step_once(pid_t pid);
 
+/* To the beginning or the end of its next system call, at full speed. 1; 0: it ended. */
+int step_to_call(pid_t pid);
+
 /* The number of the system call that its next instruction is; -1: it is none, -2: this machine's code is not known. */
 long step_next_call(pid_t pid);
 
