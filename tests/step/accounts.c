@@ -55,6 +55,7 @@ static uint32_t taken_from(const struct step_connection *connection) {
 
 static int is_in_doubt(uint32_t actor, uint32_t operation) {
   return (world->now.operation == operation && world->now.actor == actor) ||
+         (world->beside.operation == operation && world->beside.actor == actor) ||
          (world->died.operation == operation && world->died.actor == actor);
 }
 

@@ -8,6 +8,8 @@
 #include "step/stepper.h"
 #include "step/truth.h"
 
+int step_is_paired;
+
 /* 1: some subscriber has given something back that the publisher has not seen. */
 static uint32_t has_returns(uint32_t index) {
   const struct np_client *client = &step_actor(index)->client;
@@ -184,6 +186,7 @@ static void look_before(const struct np_client *client, struct before *before) {
 }
 
 static void look_after(const struct np_client *client, const struct before *before) {
+  if (step_is_paired) return; /* it may have come to by itself meanwhile: judged when both have ended */
   for (uint32_t i = 0; i < client->n_links && i < 64; i++) {
     const struct npi_link *link = client->links[i];
     if (link == NULL || before->rung[i] == 0 || link->outlet.entry->submitted == before->submitted[i]) continue;
@@ -303,7 +306,7 @@ void program_sleep(uint32_t index) {
     np_fd(actor->subscriber);
   }
   leave();
-  if (!step_is_publisher(index) && actor->n_rung == rung && npi_subscriber_has(actor->subscriber)) {
+  if (!step_is_paired && !step_is_publisher(index) && actor->n_rung == rung && npi_subscriber_has(actor->subscriber)) {
     step_violation("subscriber %u sleeps, an event is there, and nobody will wake it", index);
   }
 }

@@ -227,7 +227,12 @@ int __wrap_npi_event_ring(int fd) {
 }
 
 int __wrap_npi_event_clear(int fd) {
-  (void)fd;
+  struct step_actor *actor = fd < STEP_ACTORS ? step_actor((uint32_t)fd) : step_actor((uint32_t)fd - STEP_ACTORS);
+  if (fd < STEP_ACTORS) {
+    actor->cleared = actor->n_rung;
+  } else {
+    actor->cleared_credits = actor->n_rung_credits;
+  }
   return 1;
 }
 

@@ -41,7 +41,11 @@ static int is_member(const struct step_connection *connection) {
 /* Events that the publisher of a connection was about to publish when it died: each may exist or not. */
 static uint32_t in_doubt(const struct step_connection *connection) {
   const struct step_actor *publisher = step_actor(connection->publisher);
-  const struct step_now *now = &world->died;
+  const struct step_now *now = &world->died, *beside = &world->beside;
+  if (beside->operation == OPERATION_PUBLISH && beside->actor == connection->publisher &&
+      beside->life == connection->life) {
+    return beside->many;
+  }
   if (!publisher->is_dead || now->actor != connection->publisher || now->life != connection->life) return 0;
   return now->many;
 }

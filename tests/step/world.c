@@ -101,6 +101,39 @@ unsigned step_areas(struct step_area *areas, unsigned max) {
   return n;
 }
 
+enum { AREAS_MAX = 512, KEPT_MAX = 1 << 20 };
+static struct step_area kept_areas[AREAS_MAX];
+static unsigned n_kept_areas;
+static uint8_t kept[KEPT_MAX];
+
+int step_keep(void) {
+  uint64_t at = 0;
+  n_kept_areas = step_areas(kept_areas, AREAS_MAX);
+  for (unsigned i = 0; i < n_kept_areas; i++) {
+    if (at + kept_areas[i].bytes > KEPT_MAX || n_kept_areas == AREAS_MAX) return 0;
+    memcpy(kept + at, kept_areas[i].address, kept_areas[i].bytes);
+    at += kept_areas[i].bytes;
+  }
+  return 1;
+}
+
+void step_put_back(void) {
+  const uint8_t *from = kept;
+  for (unsigned i = 0; i < n_kept_areas; i++) {
+    memcpy(kept_areas[i].address, from, kept_areas[i].bytes);
+    from += kept_areas[i].bytes;
+  }
+}
+
+static int is_in(const void *address, const uint8_t *memory, uint64_t bytes) {
+  return (const uint8_t *)address - memory >= 0 && (uint64_t)((const uint8_t *)address - memory) < bytes;
+}
+
+int step_is_shared(const void *address) {
+  return is_in(address, registry, REGISTRY_BYTES) || is_in(address, pages[0], PAGE_BYTES * STEP_ACTORS) ||
+         is_in(address, segments[0], SEGMENT_BYTES * STEP_PUBLISHERS);
+}
+
 /* ---- clients ------------------------------------------------------------------------------------------ */
 
 static void make_peers(struct step_actor *actor, uint32_t index) {

@@ -122,6 +122,7 @@ struct step_actor {
   uint32_t last_again; /* number of the last event that came again, for the order among them */
   uint32_t n_rung;     /* wake-ups for its events */
   uint32_t n_rung_credits;
+  uint32_t cleared, cleared_credits; /* of these, before it looked at its doorbell last */
 };
 
 /* Options of a world, drawn from its seed. */
@@ -156,6 +157,7 @@ struct step_world {
   struct step_connection connections[STEP_CONNECTIONS];
   uint32_t n_connections; /* rows in use so far */
   struct step_now now;
+  struct step_now beside;       /* step_pairs: the operation of the other process, which has not come to its end */
   struct step_now died;         /* recovery: what the dead one was doing */
   uint32_t died_before;         /* it was giving an event back, and did not get so far */
   uint32_t n_redelivery_rounds; /* ends of members so far: after the second, old order is not by number */
@@ -206,6 +208,13 @@ struct npi_connection_record *step_connection_record(uint32_t connection);
 /* Everything anew, for these options: every actor is connected, nothing is open. */
 void step_world_begin(const struct step_options *options);
 
+/* The state of the world, kept and put back. Returns 0 where it does not fit. */
+int step_keep(void);
+void step_put_back(void);
+
+/* Is it in memory that other processes see? */
+int step_is_shared(const void *address);
+
 static inline struct step_actor *step_actor(uint32_t index) {
   return &world->actors[index];
 }
@@ -250,6 +259,8 @@ void program_sleep(uint32_t actor);
 uint32_t program_publish_batch(uint32_t actor, uint32_t n);
 /* Handles that are not valid, given to the library, which must say so each time. Returns how many. */
 uint32_t program_misuse(uint32_t actor, uint64_t *random);
+
+extern int step_is_paired; /* another process runs meanwhile */
 
 /* Credits that are out on all connections of a publisher. */
 uint32_t program_outstanding(uint32_t actor);
