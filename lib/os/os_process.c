@@ -126,6 +126,23 @@ static int read_stat(pid_t pid, char *text, size_t bytes, const char **fields) {
   return 0;
 }
 
+/*
+ * What the kernel adds to boot times that it shows to this process: it may live in a time namespace, and whoever compares
+ * start times with it in another. 0 where it does not say, or where it shows what holds for children only.
+ */
+static int64_t boot_time_offset_ticks(void) {
+  char text[256], mine[64], of_children[64];
+  long seconds = 0;
+  ssize_t n = readlink("/proc/self/ns/time", mine, sizeof mine);
+  if (n <= 0 || readlink("/proc/self/ns/time_for_children", of_children, sizeof of_children) != n ||
+      memcmp(mine, of_children, (size_t)n) != 0 || read_text("/proc/self/timens_offsets", text, sizeof text) != 0) {
+    return 0;
+  }
+  const char *line = strstr(text, "boottime");
+  if (line == NULL || sscanf(line, "boottime %ld", &seconds) != 1) return 0;
+  return (int64_t)seconds * sysconf(_SC_CLK_TCK);
+}
+
 int npi_process_start_time(pid_t pid, uint64_t *ticks) {
   char text[1024];
   const char *at;
@@ -138,6 +155,7 @@ int npi_process_start_time(pid_t pid, uint64_t *ticks) {
     at++;
   }
   if (sscanf(at, "%" SCNu64, ticks) != 1) return npi_fail(NP_ERR_SYSTEM, "/proc/%d/stat has an unknown form", (int)pid);
+  *ticks -= (uint64_t)boot_time_offset_ticks();
   return 0;
 }
 

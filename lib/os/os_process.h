@@ -33,7 +33,10 @@ int npi_process_is_dead(int pidfd);
 /* Sends a signal to exactly that process. NP_ERR_NOT_FOUND: it is dead. */
 int npi_process_signal(int pidfd, int signal);
 
-/* Clock ticks after boot at which the process began: with the number and the boot id it names a process for ever. */
+/*
+ * Clock ticks after boot at which the process began: with the number and the boot id it names a process for ever. The same
+ * for everybody who asks, also from another time namespace (whose offset has whole seconds).
+ */
 int npi_process_start_time(pid_t pid, uint64_t *ticks);
 
 /* Short name of a process for people; what cannot be printed, blanks too, becomes '?'. Empty text on failure. */

@@ -156,6 +156,31 @@ Test(os_process, start_times_grow_and_do_not_depend_on_the_name) {
   cr_assert_eq(npi_process_start_time(pid, &childs), NP_ERR_NOT_FOUND);
 }
 
+static int ask_a_day_later(const void *argument) {
+  uint64_t before = *(const uint64_t *)argument, after = 0;
+  static const char offsets[] = "monotonic 86400 0\nboottime 86400 0\n";
+  enum { NEW_TIME = 0x80 };
+  if (syscall(SYS_unshare, NEW_TIME) != 0) return CHILD_SKIP;
+  int fd = open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC);
+  CHILD_EXPECT(fd >= 0 && write(fd, offsets, sizeof offsets - 1) == (ssize_t)sizeof offsets - 1);
+  close(fd);
+  fd = open("/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC);
+  CHILD_EXPECT(fd >= 0 && syscall(SYS_setns, fd, NEW_TIME) == 0);
+  close(fd);
+  CHILD_EXPECT(npi_process_start_time(getppid(), &after) == 0);
+  CHILD_EXPECT(after == before);
+  return 0;
+}
+
+Test(os_process, start_times_are_the_same_in_another_time_namespace) {
+  /* Proves: where boot was a day earlier a process did not begin a day later. */
+  uint64_t mine;
+  cr_assert_eq(npi_process_start_time(getpid(), &mine), 0);
+  int result = in_child(ask_a_day_later, &mine);
+  if (result == CHILD_SKIP) cr_skip_test("no time namespace may be made here");
+  cr_assert_eq(result, 0);
+}
+
 Test(os_process, a_process_name_is_safe_to_print) {
   /* Proves: blanks, quotes of a terminal and line ends that a process gave itself do not reach a log line. */
   char name[32], tiny[4];
