@@ -161,6 +161,7 @@ stage_vm() {
 }
 
 stage_nightly() {
+  tools/install-deps.sh vm || echo "the packages of the emulated machine cannot be installed here"
   build gcc gcc all
   run_tests gcc -L '^nightly$'
 }

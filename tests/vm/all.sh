@@ -10,7 +10,7 @@ for word in "$@"; do
     *)
       echo "==== $word"
       begin=$(cut -d. -f1 /proc/uptime)
-      timeout 300 "$word" --verbose --jobs 1 || failed="$failed $word"
+      timeout 800 "$word" --verbose --jobs 1 || failed="$failed $word"
       echo "==== $word: $(($(cut -d. -f1 /proc/uptime) - begin)) s"
       ;;
   esac
