@@ -89,6 +89,10 @@ find_kernel() {
   [[ -n $kernel && -r $kernel ]]
 }
 mkdir -p "$kernels"
+if [[ -n ${NUMAPOOL_VM_KERNEL:-} && ! -r $NUMAPOOL_VM_KERNEL ]]; then
+  echo "vm: \$NUMAPOOL_VM_KERNEL: cannot read $NUMAPOOL_VM_KERNEL" >&2
+  exit 2
+fi
 if ! find_kernel; then
   # A list of packages that is missing or old names a file that is gone: asked for anew, once, where we may.
   fetch_kernel || { ((EUID == 0)) && apt-get -q update >&2 && fetch_kernel; } || true
@@ -100,7 +104,10 @@ fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/numapool-vm-XXXXXX")
 qemu=
 cleanup() {
-  [[ -z $qemu ]] || kill -KILL "$qemu" 2>/dev/null || true
+  if [[ -n $qemu ]]; then
+    kill -KILL "$qemu" 2>/dev/null || true
+    wait "$qemu" 2>/dev/null || true
+  fi
   rm -rf "$work"
 }
 trap cleanup EXIT
