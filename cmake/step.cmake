@@ -41,6 +41,8 @@ target_link_libraries(npi_step_hooked PRIVATE npi_flags PkgConfig::NUMA)
 target_compile_options(npi_step_hooked PRIVATE -fsanitize=thread -w)
 list(FILTER step_common EXCLUDE REGEX "/pairs_hooks\\.c$")
 
+list(FILTER step_programs EXCLUDE REGEX "/step_adoption\\.c$")
+
 foreach(source IN LISTS step_programs)
   get_filename_component(name "${source}" NAME_WE)
   add_executable(reliability_${name} "${source}" ${step_common})
@@ -62,3 +64,18 @@ foreach(source IN LISTS step_programs)
   endif()
   npi_add_test(${name} reliability 300 "${source}")
 endforeach()
+
+# The broker's own code with the same calls: each of its stores may be its last.
+if(TARGET npi_daemon)
+  get_target_property(step_daemon_sources npi_daemon SOURCES)
+  add_library(npi_step_hooked_daemon OBJECT ${step_daemon_sources})
+  target_link_libraries(npi_step_hooked_daemon PRIVATE npi_flags PkgConfig::URING PkgConfig::YAML PkgConfig::NUMA)
+  target_compile_options(npi_step_hooked_daemon PRIVATE -fsanitize=thread -w)
+  add_executable(reliability_step_adoption "${PROJECT_SOURCE_DIR}/tests/step/step_adoption.c"
+    "${PROJECT_SOURCE_DIR}/tests/step/pairs_hooks.c"
+    $<TARGET_OBJECTS:npi_step_hooked> $<TARGET_OBJECTS:npi_step_hooked_daemon>)
+  set_target_properties(reliability_step_adoption PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${NPI_TESTS_BIN_DIR}")
+  target_include_directories(reliability_step_adoption PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(reliability_step_adoption PRIVATE npi_flags PkgConfig::URING PkgConfig::YAML PkgConfig::NUMA rt)
+  npi_add_test(step_adoption reliability 300 "${PROJECT_SOURCE_DIR}/tests/step/step_adoption.c")
+endif()

@@ -31,9 +31,14 @@ static void show_node(struct npi_broker *broker, uint32_t index) {
   npi_store_relaxed_u64(&record->pages_unknown, node->pages_unknown);
 }
 
+/* A record is filled before its state says that it counts, and taken down after: a successor checks what counts. */
 static void set_state(struct npi_broker *broker, struct npi_leased *segment, enum npi_segment_state state) {
   struct npi_segment_record *record = &broker->registry.segments[segment->index];
   segment->state = (uint32_t)state;
+  if (state == NPI_SEGMENT_FREE) {
+    npi_store_release_u32(&record->state, state);
+    npi_barrier_compiler();
+  }
   record->client = segment->client != NULL ? segment->client->index : NPI_NONE;
   record->number = segment->number;
   npi_store_release_u32(&record->state, state);

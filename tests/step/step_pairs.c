@@ -120,7 +120,8 @@ static int is_time_to_change(const struct lane *lane) {
   return 0;
 }
 
-static void before_access(const void *address) {
+static void before_access(const void *address, int is_store) {
+  (void)is_store;
   if (at_work < 0 || step_running < 0) return; /* not inside a call */
   struct lane *lane = &lanes[at_work];
   if (++lane->steps > STEPS_MOST) {
