@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "daemon/adopt.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,21 +34,30 @@ static int copy_registry(struct npi_adopt *adopt, const struct npi_registry *reg
 static int somebody_lives(const struct npi_adopt *adopt) {
   for (uint32_t i = 0; i < adopt->kept.n_items; i++) {
     const struct npi_kept *item = &adopt->kept.items[i];
-    if (item->tag.kind == NPI_KEPT_WORKER && npi_process_is_dead(item->fds[0]) == 0) return 1;
-    if (item->tag.kind == NPI_KEPT_CLIENT && item->data[0] != 0 && npi_process_is_dead(item->fds[0]) == 0) return 1;
+    if (item->tag.kind == NPI_KEPT_WORKER && npi_process_is_dead(item->fds[0]) != 1) return 1;
+    if (item->tag.kind == NPI_KEPT_CLIENT && item->data[0] != 0 && npi_process_is_dead(item->fds[0]) != 1) return 1;
   }
   return 0;
 }
 
-static int is_same_object(int fd, int other) {
+static int compare_objects(int fd, int other, int *is_same) {
   struct stat a, b;
-  return fstat(fd, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  if (fstat(fd, &a) != 0 || fstat(other, &b) != 0) {
+    return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot ask which objects descriptors %d and %d are of", fd, other);
+  }
+  *is_same = a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  return 0;
 }
 
 /* The keeper's descriptors belong to this registry, not to one of another life under the same name. */
 static int check_kept(const struct npi_broker *broker, const struct npi_adopt *adopt) {
   const struct npi_kept *item = npi_kept_find(&adopt->kept, NPI_KEPT_REGISTRY, 0, 0);
-  if (item == NULL || item->n_fds != 1 || !is_same_object(item->fds[0], broker->registry.fd)) {
+  int is_same = 0;
+  if (item != NULL && item->n_fds == 1) {
+    int status = compare_objects(item->fds[0], broker->registry.fd, &is_same);
+    if (status != 0) return status;
+  }
+  if (!is_same) {
     return npi_fail(NP_ERR_NOT_FOUND, "the keeper belongs to another life of the instance");
   }
   if (!somebody_lives(adopt)) return npi_fail(NP_ERR_NOT_FOUND, "no client and no worker lives");
@@ -61,6 +71,15 @@ static int validate(const struct npi_broker *broker, struct npi_adopt *adopt, in
   const struct npi_adopt_owner owner = {broker->config->instance, boot_id, (uint32_t)geteuid()};
   return all ? npi_adopt_validate(adopt->copy, adopt->bytes, &owner, &adopt->image)
              : npi_adopt_validate_header(adopt->copy, adopt->bytes, &owner, &adopt->image);
+}
+
+/*
+ * Is it what was found that cannot be adopted, so that it will not be different next time? Anything else is this
+ * configuration's or this moment's trouble: then nothing of those who live may be cleaned away.
+ */
+static int is_final(int status) {
+  return status == NP_ERR_NOT_FOUND || status == NP_ERR_VERSION || status == NP_ERR_CORRUPT ||
+         status == NP_ERR_NO_BROKER || status == NP_ERR_PROTOCOL;
 }
 
 int npi_adopt_look(struct npi_broker *broker) {
@@ -81,7 +100,7 @@ int npi_adopt_look(struct npi_broker *broker) {
         npi_adopt_check_config(&adopt->image, broker->config, broker->topology.n_nodes, npi_workers_wanted(broker));
     if (status == 0) return 0;
   }
-  if (status == NP_ERR_CONFIG || status == NP_ERR_NO_MEMORY || status == NP_ERR_LIMIT) {
+  if (!is_final(status)) {
     npi_adopt_free(broker); /* the keeper goes on waiting for another try */
     npi_keep_leave(broker);
     npi_registry_close(&broker->registry);

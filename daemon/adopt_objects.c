@@ -50,25 +50,32 @@ static void restore_pools(struct npi_broker *broker) {
 
 /* ---- clients ---- */
 
+/*
+ * Questions here have three answers: 1 yes, 0 no, < 0 nobody could tell. The last one ends this try to adopt: nobody is
+ * taken for dead, and nothing for lost, because the system was in trouble for a moment.
+ */
+
 /* A size that is not the expected one would be a fault at the first touch. */
 static int is_of_size(int fd, uint64_t bytes) {
   uint64_t have = 0;
-  return npi_memory_size(fd, &have) == 0 && have == bytes && npi_memory_is_sealed(fd) == 1;
+  int status = npi_memory_size(fd, &have);
+  if (status != 0) return status;
+  return have == bytes ? npi_memory_is_sealed(fd) : 0;
 }
 
-/* Its memory, moved out of the item; NULL: the keeper does not have it. */
-static const int *take_memory(const struct npi_broker *broker, struct npi_kept *item, int memory[4], int *pidfd) {
+/* 1: its memory, moved out of the item. 0: the keeper does not have it. */
+static int take_memory(const struct npi_broker *broker, struct npi_kept *item, int memory[4], int *pidfd) {
   *pidfd = -1;
-  if (item == NULL) return NULL;
+  if (item == NULL) return 0;
   int skip = item->data[0] == 0; /* it was gone already, and has no process */
-  if (item->n_fds != 5 - skip || !is_of_size(item->fds[1 - skip], broker->registry.page_bytes) ||
-      !is_of_size(item->fds[2 - skip], broker->registry.ledger_bytes)) {
-    return NULL;
-  }
+  if (item->n_fds != 5 - skip) return 0;
+  int fits = is_of_size(item->fds[1 - skip], broker->registry.page_bytes);
+  if (fits == 1) fits = is_of_size(item->fds[2 - skip], broker->registry.ledger_bytes);
+  if (fits != 1) return fits;
   if (!skip) *pidfd = item->fds[0];
   for (int i = 0; i < 4; i++) memory[i] = item->fds[1 - skip + i];
   for (int i = 0; i < item->n_fds; i++) item->fds[i] = -1;
-  return memory;
+  return 1;
 }
 
 static int adopt_client(struct npi_broker *broker, uint32_t index) {
@@ -77,17 +84,19 @@ static int adopt_client(struct npi_broker *broker, uint32_t index) {
   struct npi_client *client;
   int memory[4], pidfd;
   struct npi_kept *item = npi_kept_find(&adopt->kept, NPI_KEPT_CLIENT, index, record->version);
-  const int *has = take_memory(broker, item, memory, &pidfd);
-  int status = npi_client_adopt(broker, index, record, has, &client);
+  int has = take_memory(broker, item, memory, &pidfd);
+  int is_dead = has == 1 && pidfd >= 0 ? npi_process_is_dead(pidfd) : 1;
+  int status = has < 0 ? has : is_dead < 0 ? is_dead : 0;
+  if (status == 0) status = npi_client_adopt(broker, index, record, has ? memory : NULL, &client);
   if (status != 0) {
     if (pidfd >= 0) close(pidfd);
     return status;
   }
   npi_registry_count(&broker->registry, NPI_BROKER_ADOPTED, 1);
   int is_active = state_of(&record->state) == NPI_RECORD_ACTIVE;
-  if (is_active && pidfd >= 0 && npi_process_is_dead(pidfd) == 0) return npi_session_adopt(broker, client, pidfd);
+  if (is_active && !is_dead) return npi_session_adopt(broker, client, pidfd);
   if (pidfd >= 0) close(pidfd);
-  if (is_active && has == NULL) {
+  if (is_active && !has) {
     npi_log(NPI_LOG_WARNING, "client.lost", "client=%u name=%s pid=%d reason=\"the keeper does not have its memory\"",
             index, client->name, (int)client->pid);
     adopt->n_lost++;
@@ -105,16 +114,18 @@ static int adopt_clients(struct npi_broker *broker) {
 
 /* ---- segments ---- */
 
-/* From the keeper, or where it has a name by that. */
-static int take_segment(const struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record) {
+/* 1: it is in *fd. 0: the keeper does not have it. */
+static int take_segment(const struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record,
+                        int *fd) {
   struct npi_kept *item = npi_kept_find(&broker->adopt->kept, NPI_KEPT_SEGMENT, index, record->version);
   uint64_t bytes = 0;
-  if (item == NULL || item->n_fds != 1 || npi_memory_size(item->fds[0], &bytes) != 0 || bytes != record->bytes) {
-    return -1;
-  }
-  int fd = item->fds[0];
+  if (item == NULL || item->n_fds != 1) return 0;
+  int status = npi_memory_size(item->fds[0], &bytes);
+  if (status != 0) return status;
+  if (bytes != record->bytes) return 0;
+  *fd = item->fds[0];
   item->fds[0] = -1;
-  return fd;
+  return 1;
 }
 
 static int adopt_segments(struct npi_broker *broker) {
@@ -123,9 +134,10 @@ static int adopt_segments(struct npi_broker *broker) {
     const struct npi_segment_record *record = &image->segments[i];
     uint32_t state = state_of(&record->state);
     if (state == NPI_SEGMENT_FREE) continue;
-    int fd = take_segment(broker, i, record);
-    if (fd >= 0) {
-      int status =
+    int fd = -1, status = take_segment(broker, i, record, &fd);
+    if (status < 0) return status;
+    if (status == 1) {
+      status =
           npi_leases_adopt(broker, i, record, state == NPI_SEGMENT_READY ? NULL : broker->clients[record->client], fd);
       if (status != 0) return status;
       continue;
@@ -190,10 +202,12 @@ int npi_adopt_workers(struct npi_broker *broker) {
     struct npi_kept *item = &kept->items[i];
     if (item->tag.kind != NPI_KEPT_WORKER || item->n_fds != 1) continue;
     if (item->tag.index >= broker->workers.n_workers || broker->workers.workers[item->tag.index].pid != 0) continue;
-    if (npi_process_is_dead(item->fds[0]) != 0) continue;
+    int status = npi_process_is_dead(item->fds[0]);
+    if (status < 0) return status;
+    if (status == 1) continue;
     int fd = item->fds[0];
     item->fds[0] = -1;
-    int status = npi_workers_adopt(broker, item->tag.index, (pid_t)item->tag.version, item->data[0], fd);
+    status = npi_workers_adopt(broker, item->tag.index, (pid_t)item->tag.version, item->data[0], fd);
     if (status != 0) return status;
   }
   return 0;

@@ -332,6 +332,8 @@ void npi_broker_stop(struct npi_broker *broker) {
   npi_channels_deinit(broker);
   free_tables(broker);
   npi_registry_destroy(&broker->registry);
+  /* What an earlier broker had begun to make, where the look for it did not succeed at the adoption. */
+  if (broker->adopted) npi_shm_remove_leftovers(broker->config->instance, geteuid(), NULL);
   npi_loop_deinit(&broker->loop);
   if (broker->lock_fd >= 0) close(broker->lock_fd);
   broker->lock_fd = -1;

@@ -16,12 +16,13 @@
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/session.h"
+#include "os/os_clock.h"
 #include "os/os_socket.h"
 #include "os/os_wait.h"
 
 enum { BACKLOG = 8, SOCKET_MODE = 0600, PUT_PATIENCE_MS = 1000, END_PATIENCE_MS = 1000, ITEMS_MAX = 1 << 20 };
 #define AGAIN_NS         UINT64_C(500000000)
-#define GIVE_PATIENCE_NS INT64_C(5000000000)
+#define GIVE_PATIENCE_NS UINT64_C(5000000000)
 
 /* ---- the process ---- */
 
@@ -266,14 +267,19 @@ static int receive_item(int fd, struct npi_kept_list *list) {
   struct npi_keeper_message message;
   int fds[NPI_KEEPER_FDS_MAX], n_fds = 0;
   size_t n = 0;
-  int status = npi_socket_receive(fd, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds);
-  if (status == NPI_SOCKET_AGAIN) {
-    int ready = npi_wait_readable(&fd, 1, GIVE_PATIENCE_NS);
+  uint64_t until = npi_clock_monotonic() + GIVE_PATIENCE_NS;
+  int status;
+  while ((status = npi_socket_receive(fd, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds)) ==
+         NPI_SOCKET_AGAIN) {
+    int ready = npi_wait_readable(&fd, 1, (int64_t)GIVE_PATIENCE_NS); /* 0 also for a signal */
     if (ready < 0) return ready;
-    if (ready == 0) return npi_fail(NP_ERR_NO_BROKER, "the keeper does not answer; is process stopped?");
-    status = npi_socket_receive(fd, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds);
+    if (ready == 0 && npi_clock_monotonic() >= until) {
+      return npi_fail(
+          NP_ERR_SYSTEM,
+          "the keeper of the instance (process numapool-keeper) does not answer: continue it if it is stopped, "
+          "or kill it, and the instance begins anew");
+    }
   }
-  if (status == NPI_SOCKET_AGAIN) return 0; /* a signal */
   if (status == NPI_SOCKET_END) return npi_fail(NP_ERR_NO_BROKER, "the keeper ended");
   if (status < 0) return status;
   if (n != sizeof message || message.magic != NPI_KEEPER_MAGIC || message.version != NPI_KEEPER_VERSION ||

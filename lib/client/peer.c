@@ -84,7 +84,7 @@ void npi_peer_add(struct np_client *client, const struct npi_control_frame *fram
   client->peers = peer;
   /* A page that its owner could shrink under us would kill us: the seals say that nobody can. */
   if (peer->segments == NULL || peer->segment_files == NULL || npi_memory_size(fds[0], &bytes) < 0 ||
-      bytes < peer->page_bytes || peer->page_bytes < sizeof(struct npi_page_shm) || !npi_memory_is_sealed(fds[0]) ||
+      bytes < peer->page_bytes || peer->page_bytes < sizeof(struct npi_page_shm) || npi_memory_is_sealed(fds[0]) != 1 ||
       npi_memory_map(fds[0], 0, peer->page_bytes, 0, &page) < 0) {
     npi_log(NPI_LOG_ERROR, "peer.refused", "client=%u pid=%u page_bytes=%llu", peer->client, peer->pid,
             (unsigned long long)peer->page_bytes);

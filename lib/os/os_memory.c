@@ -173,6 +173,9 @@ int npi_memory_size(int fd, uint64_t *bytes) {
 
 int npi_memory_is_sealed(int fd) {
   int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 && errno != EINVAL) {
+    return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot ask for the seals of descriptor %d", fd);
+  }
   return seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && (seals & F_SEAL_GROW) != 0;
 }
 

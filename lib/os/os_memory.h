@@ -39,7 +39,8 @@ int npi_memory_unlink_posix(const char *name);
 
 int npi_memory_size(int fd, uint64_t *bytes);
 
-/* 1 when the size can neither shrink nor grow, else 0 (also for POSIX shared memory, which takes no seals). */
+/* 1 when the size can neither shrink nor grow, else 0 (also for POSIX shared memory, which takes no seals).
+ * < 0: it could not be asked. */
 int npi_memory_is_sealed(int fd);
 
 /*

@@ -120,7 +120,7 @@ static int connect_tries(const char *path, int tries, int *fd) {
     case EPERM:
       return npi_fail(NP_ERR_DENIED, "not permitted to connect to %s: join the group that its mode lets in", path);
     case EPROTOTYPE: return npi_fail(NP_ERR_NO_BROKER, "%s is a socket of another program", path);
-    default: return npi_fail_errno(NP_ERR_NO_BROKER, error, "cannot connect to %s", path);
+    default: return npi_fail_errno(NP_ERR_SYSTEM, error, "cannot connect to %s", path);
   }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every system call fails once. A process is traced while it starts a broker, connects, leases, opens or ends; its n-th
+ * Every system call fails once. A process is traced while it starts a broker, adopts an instance, connects, leases, opens or ends; its n-th
  * system call is not made, and returns an error instead; n goes up until there is no n-th call. Proves: the operation
  * goes on all the same, or fails with a status and words; nothing of it stays (descriptors, names in /dev/shm, child
  * processes); and the same operation works when it is tried again.
@@ -11,6 +11,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -209,7 +210,6 @@ static void start_a_broker(void) {
   static struct npi_broker broker;
   struct npi_config config;
   sigset_t before;
-  setenv("NUMAPOOL_RUNTIME", folder, 1);
   npi_config_init(&config);
   if (npi_config_parse(&config, "test", yaml, strlen(yaml)) != 0 || npi_config_finish(&config, instance_name) != 0) {
     wrong("the configuration: %s", npi_detail());
@@ -230,8 +230,7 @@ static void start_a_broker(void) {
   npi_config_deinit(&config);
 }
 
-static void start_with(const char *name, const char *backend, const char *listeners) {
-  char command[96];
+static void set_up_start(const char *backend, const char *listeners) {
   trial = shared_memory(sizeof *trial);
   snprintf(folder, sizeof folder, "/tmp/numapool-test-XXXXXX");
   cr_assert_not_null(mkdtemp(folder));
@@ -241,9 +240,19 @@ static void start_with(const char *name, const char *backend, const char *listen
       "runtime_dir: %s/run\nmemory: { backend: %s, per_node: 4MiB, per_client: 2MiB, segment: 2MiB, ready: 2MiB }\n"
       "drain_timeout: 1s\nchannels: [{ name: one }]\n%s",
       folder, backend, listeners);
-  try_all(name, start_a_broker);
+  setenv("NUMAPOOL_RUNTIME", folder, 1);
+}
+
+static void tear_down_start(void) {
+  char command[96];
   snprintf(command, sizeof command, "rm -rf '%s'", folder);
   cr_assert_eq(system(command), 0);
+}
+
+static void start_with(const char *name, const char *backend, const char *listeners) {
+  set_up_start(backend, listeners);
+  try_all(name, start_a_broker);
+  tear_down_start();
 }
 
 Test(failing_calls, of_a_broker_that_starts_with_posix_memory) {
@@ -257,6 +266,157 @@ Test(failing_calls, of_a_broker_that_starts_with_memfds) {
 Test(failing_calls, of_a_broker_that_starts_a_worker) {
   start_with("start, worker", "memfd",
              "listeners: [{ name: in, proto: udp, address: \"127.0.0.1:0\", channel: one }]\n");
+}
+
+/* ---- a broker adopts ---- */
+
+struct adopted {
+  _Atomic int is_ready; /* the earlier broker's */
+  _Atomic int n_up;     /* the client has what it wants */
+  _Atomic int go;       /* there is a successor */
+  _Atomic int done;     /* 1: all is as it was; < 0: not */
+  char words[300];
+};
+static struct adopted *adopted;
+
+static int earlier_broker(const struct npi_config *config) {
+  static struct npi_broker broker;
+  if (npi_broker_start(&broker, config, 0) != 0) return 1;
+  adopted->is_ready = 1;
+  return npi_broker_run(&broker);
+}
+
+static int say_wrong(const char *what, int status) {
+  snprintf(adopted->words, sizeof adopted->words, "%s: %d, \"%s\"", what, status, np_error_detail());
+  adopted->done = -1;
+  return 1;
+}
+
+/* A client of the earlier broker, with events on the way and one in its hands, that wants to go on with the next. */
+static int lasting_client(void) {
+  struct np_client *client;
+  struct np_publisher *publisher;
+  struct np_subscriber *subscriber, *another = NULL;
+  struct np_options options;
+  struct np_event event, held;
+  char path[128];
+  int status;
+  snprintf(path, sizeof path, "%s/run/control.sock", folder);
+  np_options_init(&options);
+  options.socket_path = path;
+  if ((status = np_connect(&client, &options)) != 0) return say_wrong("connect", status);
+  if ((status = np_publisher_open(client, "one", NULL, &publisher)) != 0) return say_wrong("publisher", status);
+  if ((status = np_subscriber_open(client, "one", NULL, &subscriber)) != 0) return say_wrong("subscriber", status);
+  for (char i = 0; i < 3; i++) {
+    if ((status = np_loan(publisher, 100, &event)) != NP_OK) return say_wrong("loan", status);
+    memset(event.data, 'a' + i, event.size);
+    if ((status = np_publish(publisher, &event)) != NP_OK) return say_wrong("publish", status);
+  }
+  if ((status = np_take(subscriber, &held)) != NP_OK) return say_wrong("take", status);
+  adopted->n_up = 1;
+  while (!adopted->go) usleep(500);
+  status = NP_ERR_NO_BROKER;
+  for (time_t begin = time(NULL); status != NP_OK && time(NULL) - begin < HANG_SECONDS / 2;) {
+    status = np_subscriber_open(client, "one", NULL, &another);
+    if (status != NP_OK) usleep(2000);
+  }
+  if (status != NP_OK) return say_wrong("opening something at the successor", status);
+  if (held.size != 100 || ((const char *)held.data)[99] != 'a') return say_wrong("the event in its hands", 0);
+  if ((status = np_release(subscriber, &held)) != NP_OK) return say_wrong("release", status);
+  for (char i = 1; i < 3; i++) {
+    if ((status = np_take(subscriber, &event)) != NP_OK) return say_wrong("an event on the way", status);
+    if (((const char *)event.data)[0] != 'a' + i) return say_wrong("an event's bytes", i);
+    np_release(subscriber, &event);
+  }
+  np_disconnect(client);
+  adopted->done = 1;
+  return 0;
+}
+
+static void look_whether_done(struct npi_timer *timer) {
+  struct npi_broker *broker = timer->owner;
+  if (adopted->done != 0) {
+    npi_loop_stop(&broker->loop);
+  } else {
+    npi_timer_begin(&broker->loop, timer, 1000000);
+  }
+}
+
+enum { DESCRIPTORS_MAX = 256 };
+
+static void mark_descriptors(uint8_t *is_open) {
+  for (int fd = 0; fd < DESCRIPTORS_MAX; fd++) is_open[fd] = fcntl(fd, F_GETFD) >= 0;
+}
+/* A broker that could not start leaves what it opened to the end of its process: this is that end. */
+static void close_others(const uint8_t *was_open) {
+  for (int fd = 0; fd < DESCRIPTORS_MAX; fd++) {
+    if (!was_open[fd]) close(fd);
+  }
+}
+
+static void adopt(void) {
+  static struct npi_broker broker;
+  uint8_t was_open[DESCRIPTORS_MAX];
+  struct npi_config config;
+  struct npi_timer timer;
+  int how;
+  npi_config_init(&config);
+  if (npi_config_parse(&config, "test", yaml, strlen(yaml)) != 0 || npi_config_finish(&config, instance_name) != 0) {
+    wrong("the configuration: %s", npi_detail());
+    return;
+  }
+  memset(adopted, 0, sizeof *adopted);
+  int descriptors = count_descriptors();
+  fflush(NULL);
+  pid_t earlier = fork();
+  if (earlier == 0) _exit(earlier_broker(&config));
+  for (int left = 5000; left > 0 && !adopted->is_ready; left--) usleep(1000);
+  pid_t client = fork();
+  if (client == 0) _exit(lasting_client());
+  for (int left = 5000; left > 0 && !adopted->n_up; left--) usleep(1000);
+  if (!adopted->n_up) wrong("before it began: %s", adopted->words);
+  kill(earlier, SIGKILL);
+  waitpid(earlier, &how, 0);
+
+  mark_descriptors(was_open);
+  trial->window = 1;
+  int status = npi_broker_start(&broker, &config, 0);
+  note(status, npi_detail());
+  if (status != 0) {
+    close_others(was_open);
+    status = npi_broker_start(&broker, &config, 0);
+  }
+  if (status != 0) {
+    wrong("the second start: %s", npi_detail());
+    kill(client, SIGKILL);
+    return;
+  }
+  adopted->go = 1;
+  npi_timer_init(&timer, look_whether_done, &broker);
+  npi_timer_begin(&broker.loop, &timer, 1000000);
+  npi_broker_run(&broker);
+  npi_timer_end(&broker.loop, &timer);
+  if (adopted->done != 1) wrong("its client: %s", adopted->words);
+  waitpid(client, &how, 0);
+  npi_broker_stop(&broker);
+  expect_nothing_left(descriptors, "after the successor has stopped");
+  npi_config_deinit(&config);
+}
+
+static void adopt_with(const char *name, const char *backend, const char *listeners) {
+  adopted = shared_memory(sizeof *adopted);
+  set_up_start(backend, listeners);
+  try_all(name, adopt);
+  tear_down_start();
+}
+
+Test(failing_calls, of_a_broker_that_adopts_with_posix_memory) {
+  adopt_with("adopt, posix", "posix", "");
+}
+
+Test(failing_calls, of_a_broker_that_adopts_with_memfds_and_a_worker) {
+  adopt_with("adopt, worker", "memfd",
+             "listeners: [{ name: in, proto: udp, address: \"127.0.0.1:0\", channel: two }]\n");
 }
 
 /* ---- a client ---- */
