@@ -126,6 +126,11 @@ if(CRITERION_FOUND AND TARGET numapoold AND NUMAPOOL_RELIABILITY)
     npi_add_test(${name} reliability 600 "${source}" --verbose --jobs 1)
     add_dependencies(reliability_${name} ${process_targets})
   endforeach()
+  if(TARGET reliability_storm_clients)
+    add_test(NAME reliability.storm_clients_long COMMAND reliability_storm_clients --verbose --jobs 1)
+    set_tests_properties(reliability.storm_clients_long PROPERTIES LABELS nightly TIMEOUT 36000
+      ENVIRONMENT STORM_KILLS=1000000)
+  endif()
 endif()
 
 file(GLOB stress_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/stress/stress_*.c")
@@ -134,6 +139,9 @@ foreach(source IN LISTS stress_sources)
   string(REGEX REPLACE "^stress_" "" name "${name}")
   npi_add_test_program(stress_${name} "${source}" ${daemon_library})
   npi_add_test(${name} stress 300 "${source}")
+  # For the night, under ThreadSanitizer: about half an hour in all.
+  add_test(NAME stress.${name}_long COMMAND stress_${name} 15000000)
+  set_tests_properties(stress.${name}_long PROPERTIES LABELS stress-long TIMEOUT 7200)
 endforeach()
 
 include(cmake/step.cmake)
@@ -171,7 +179,8 @@ foreach(source IN LISTS fuzz_sources)
     npi_add_test(${name} fuzz 300 "${source}")
     if(name STREQUAL "control") # five million frames
       add_test(NAME fuzz.control_long COMMAND fuzz_control)
-      set_tests_properties(fuzz.control_long PROPERTIES LABELS nightly TIMEOUT 1800 ENVIRONMENT NUMAPOOL_FUZZ_RUNS=350000)
+      set_tests_properties(fuzz.control_long PROPERTIES LABELS reliability TIMEOUT 900
+        ENVIRONMENT NUMAPOOL_FUZZ_RUNS=560000)
     endif()
   endif()
   if(TARGET fuzz_${name})

@@ -15,7 +15,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 all_stages=(deps format spdx layers gcc clang tidy asan tsan reliability vm)
-nightly_stages=(nightly fuzz)
+nightly_stages=(nightly fuzz tsan_long)
 build_root=${BUILD_ROOT:-build}
 jobs=$(nproc)
 
@@ -119,7 +119,7 @@ stage_gcc() {
   if [[ -n $quick ]]; then
     run_tests gcc -L '^unit$' -LE nightly
   else
-    run_tests gcc -LE '^(reliability|vm|nightly)$'
+    run_tests gcc -LE '^(reliability|vm|nightly|stress-long)$'
   fi
 }
 
@@ -164,6 +164,11 @@ stage_nightly() {
   tools/install-deps.sh vm || echo "the packages of the emulated machine cannot be installed here"
   build gcc gcc all
   run_tests gcc -L '^nightly$'
+}
+
+stage_tsan_long() {
+  build tsan clang stress_tests -DNUMAPOOL_SANITIZE=thread
+  TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:allow_addr2line=1 run_tests tsan -L '^stress-long$'
 }
 
 stage_fuzz() {

@@ -18,7 +18,7 @@ static const struct storm_part parts[] = {
 };
 enum { N_PARTS = sizeof parts / sizeof *parts };
 
-Test(storm, of_killed_clients, .timeout = 600) {
+Test(storm, of_killed_clients, .timeout = 36000) {
   int kills = storm_kills(KILLS);
   storm_begin(parts, N_PARTS,
               "memory: { per_node: 96MiB, per_client: 8MiB, segment: 2MiB }\n"
