@@ -166,7 +166,7 @@ int npi_workers_init(struct npi_broker *broker) {
   if (config->n_listeners == 0) return 0;
   workers->n_workers = npi_workers_wanted(broker);
   broker->registry.header->n_workers = workers->n_workers;
-  workers->workers = calloc(workers->n_workers, sizeof *workers->workers);
+  workers->workers = calloc(workers->n_workers + 1, sizeof *workers->workers);
   workers->listeners = calloc(config->n_listeners, sizeof *workers->listeners);
   workers->rows = calloc(config->n_listeners, sizeof *workers->rows);
   if (workers->workers == NULL || workers->listeners == NULL || workers->rows == NULL) {
