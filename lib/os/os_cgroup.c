@@ -61,11 +61,11 @@ static const struct version *find_membership(char *text, char path[PATH_BYTES]) 
     controllers++;
     if (strcmp(controllers, "memory") == 0 || strncmp(controllers, "memory,", 7) == 0 ||
         strstr(controllers, ",memory") != NULL) {
-      strcpy(path, at);
+      snprintf(path, PATH_BYTES, "%s", at);
       return &version_1; /* then version 2 has no memory to speak of */
     }
     if (controllers[0] == '\0') {
-      strcpy(path, at);
+      snprintf(path, PATH_BYTES, "%s", at);
       found = &version_2;
     }
   }

@@ -123,7 +123,7 @@ Test(os_memory, posix_shared_memory_is_reported_as_not_sealed) {
   int fd;
   cr_assert_eq(npi_memory_create_posix(name, BYTES, &fd), 0);
   cr_assert_eq(npi_memory_is_sealed(fd), 0);
-  cr_assert_eq(npi_memory_is_sealed(-1), 0);
+  cr_assert_lt(npi_memory_is_sealed(-1), 0, "that cannot be asked");
   close(fd);
 }
 
