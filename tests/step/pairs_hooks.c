@@ -98,3 +98,12 @@ ATOMIC(8)
 ATOMIC(16)
 ATOMIC(32)
 ATOMIC(64)
+
+/* clang's form of a compare and exchange. */
+uint32_t __tsan_atomic32_compare_exchange_val(volatile uint32_t *word, uint32_t expected, uint32_t value, int order,
+                                              int failed);
+uint32_t __tsan_atomic32_compare_exchange_val(volatile uint32_t *word, uint32_t expected, uint32_t value, int order,
+                                              int failed) {
+  __tsan_atomic32_compare_exchange_strong(word, &expected, value, order, failed);
+  return expected;
+}
