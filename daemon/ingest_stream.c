@@ -108,7 +108,7 @@ static enum decoded decode(struct npi_ingest_connection *connection, const uint8
   struct npi_ingest_event event = {0};
   enum npi_frame_result result = NPI_FRAME_READY;
   enum npi_frame_error error = NPI_FRAME_ERROR_NONE;
-  struct npi_frame frame;
+  struct npi_frame frame = {0};
   struct row row;
   uint64_t scan_from = 0;
   size_t at = 0;

@@ -108,9 +108,10 @@ static int open_listener(struct npi_broker *broker, uint32_t index) {
   struct npi_listener_config config = broker->config->listeners[index];
   struct npi_channel *channel;
   listener->config = &broker->config->listeners[index];
-  listener->sockets = calloc(workers->n_workers, sizeof *listener->sockets);
-  listener->kernel_drops = calloc(workers->n_workers, sizeof *listener->kernel_drops);
-  listener->drops_of = calloc(workers->n_workers, sizeof *listener->drops_of);
+  const uint32_t n = workers->n_workers + 1; /* never none */
+  listener->sockets = calloc(n, sizeof *listener->sockets);
+  listener->kernel_drops = calloc(n, sizeof *listener->kernel_drops);
+  listener->drops_of = calloc(n, sizeof *listener->drops_of);
   if (listener->sockets == NULL || listener->kernel_drops == NULL || listener->drops_of == NULL) {
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for listener \"%s\"", config.name);
   }

@@ -123,7 +123,8 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
       row_push(&row, lists);
       row = (struct row){.slot_class = slot_class, .first = slot, .last = record};
     }
-    row.last->next = slot;
+    /* The first slot's class is not NPI_CLASS_COUNT, so there is a last one here. */
+    row.last->next = slot; // NOLINT(clang-analyzer-core.NullDereference)
     row.last = record;
     row.n++;
     struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
