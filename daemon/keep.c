@@ -43,6 +43,7 @@ static void lose(struct npi_broker *broker, const char *why) {
   npi_log(NPI_LOG_WARNING, "keeper.lost",
           "reason=\"%s\" until=\"another is started; a broker that dies before it cannot be succeeded\"", why);
   if (keep->pid > 0) kill(keep->pid, SIGKILL);
+  unlink(keep->path); /* one that was only stopped must not be asked: it is told nothing any more */
   npi_watch_end(&broker->loop, &keep->watch);
   close(keep->fd);
   keep->fd = -1;
@@ -210,7 +211,6 @@ void npi_keep_worker(struct npi_broker *broker, uint32_t number) {
 void npi_keep_everything(struct npi_broker *broker) {
   const struct npi_registry *registry = &broker->registry;
   const struct npi_leased *segment;
-  put(broker, NPI_KEPT_REGISTRY, 0, 0, NULL, &registry->fd, 1);
   for (uint32_t i = 0; i < registry->n_clients; i++) {
     const struct npi_client *client = broker->clients[i];
     if (client == NULL) continue;
@@ -224,6 +224,8 @@ void npi_keep_everything(struct npi_broker *broker) {
     npi_keep_worker(broker, i);
     for (uint32_t k = 0; k < broker->workers.n_listeners; k++) npi_keep_listener(broker, k, i);
   }
+  /* Last: a keeper without it is one that was not told everything, and nobody can go on with the others alone. */
+  put(broker, NPI_KEPT_REGISTRY, 0, 0, NULL, &registry->fd, 1);
 }
 
 /* ---- what a predecessor left ---- */

@@ -24,7 +24,7 @@
 #include "os/os_process.h"
 #include "os/os_socket.h"
 
-enum { CONNECTIONS_MAX = 4, GIVE_PATIENCE_MS = 5000, BATCH = 32 };
+enum { CONNECTIONS_MAX = 4, GIVE_PATIENCE_MS = 5000, BATCH = 32, LAST_WORDS_MAX = 1 << 20 };
 
 struct item {
   struct npi_keeper_tag tag;
@@ -41,6 +41,7 @@ struct keeper {
   uint32_t n_items, room;
   uint32_t n_living;
   int ending;
+  int giving; /* everything that was sent is being read, for a successor */
 };
 
 /* ---- items ---- */
@@ -143,6 +144,8 @@ static int give(struct keeper *keeper, int fd) {
   return send_patiently(fd, &message, NULL, 0);
 }
 
+static void read_others(struct keeper *keeper, int fd);
+
 /* 0: go on with this connection. */
 static int handle(struct keeper *keeper, int fd, const struct npi_keeper_message *message, const int *fds, int n_fds) {
   struct item *item;
@@ -153,6 +156,7 @@ static int handle(struct keeper *keeper, int fd, const struct npi_keeper_message
       if (item != NULL) drop(keeper, item);
       break;
     case NPI_KEEPER_GIVE: {
+      read_others(keeper, fd);
       int status = give(keeper, fd);
       if (status != 0) npi_log(NPI_LOG_WARNING, "keeper.not_given", "reason=\"%s\"", npi_detail());
       for (int i = 0; i < n_fds; i++) close(fds[i]);
@@ -171,25 +175,44 @@ static void hang_up(struct keeper *keeper, int slot) {
   keeper->connections[slot] = -1;
 }
 
-static void serve(struct keeper *keeper, int slot) {
+/* One message. 0: there may be more; else there is none now, or the connection is closed. */
+static int serve_one(struct keeper *keeper, int slot) {
   int fd = keeper->connections[slot];
-  for (int i = 0; i < BATCH && !keeper->ending; i++) {
-    struct npi_keeper_message message;
-    int fds[NPI_KEEPER_FDS_MAX], n_fds = 0;
-    size_t n = 0;
-    int status = npi_socket_receive(fd, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds);
-    if (status == NPI_SOCKET_AGAIN) return;
-    if (status == 0 && (n != sizeof message || message.magic != NPI_KEEPER_MAGIC ||
-                        message.version != NPI_KEEPER_VERSION || message.n_fds != (uint32_t)n_fds)) {
-      status = npi_fail(NP_ERR_PROTOCOL, "a message that no broker of this release sends");
-      for (int k = 0; k < n_fds; k++) close(fds[k]);
-    }
-    if (status < 0) npi_log(NPI_LOG_WARNING, "keeper.hung_up", "reason=\"%s\"", npi_detail());
-    if (status == 0) status = handle(keeper, fd, &message, fds, n_fds);
-    if (status == 0) continue;
-    hang_up(keeper, slot);
-    return;
+  struct npi_keeper_message message;
+  int fds[NPI_KEEPER_FDS_MAX], n_fds = 0;
+  size_t n = 0;
+  int status = npi_socket_receive(fd, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds);
+  if (status == NPI_SOCKET_AGAIN) return status;
+  if (status == 0 && (n != sizeof message || message.magic != NPI_KEEPER_MAGIC ||
+                      message.version != NPI_KEEPER_VERSION || message.n_fds != (uint32_t)n_fds)) {
+    status = npi_fail(NP_ERR_PROTOCOL, "a message that no broker of this release sends");
+    for (int k = 0; k < n_fds; k++) close(fds[k]);
   }
+  if (status < 0) npi_log(NPI_LOG_WARNING, "keeper.hung_up", "reason=\"%s\"", npi_detail());
+  if (status == 0) status = handle(keeper, fd, &message, fds, n_fds);
+  if (status != 0) hang_up(keeper, slot);
+  return status;
+}
+
+static void serve(struct keeper *keeper, int slot) {
+  for (int i = 0; i < BATCH && !keeper->ending; i++) {
+    if (serve_one(keeper, slot) != 0) return;
+  }
+}
+
+/*
+ * Who asks for everything is a successor, and whoever is connected beside it has spoken its last word: that may wait here
+ * still, and its records count on it.
+ */
+static void read_others(struct keeper *keeper, int fd) {
+  if (keeper->giving) return; /* a successor that has died meanwhile, found by the next one */
+  keeper->giving = 1;
+  for (int slot = 0; slot < CONNECTIONS_MAX; slot++) {
+    for (int i = 0; i < LAST_WORDS_MAX && !keeper->ending; i++) {
+      if (keeper->connections[slot] < 0 || keeper->connections[slot] == fd || serve_one(keeper, slot) != 0) break;
+    }
+  }
+  keeper->giving = 0;
 }
 
 static void accept_one(struct keeper *keeper) {

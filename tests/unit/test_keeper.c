@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "daemon/broker.h"
+#include "daemon/keep.h"
 #include "daemon/keeper.h"
 #include "daemon/keeper_protocol.h"
 #include "os/os_process.h"
@@ -180,5 +182,85 @@ Test(keeper, what_is_no_message_costs_the_connection_and_nothing_else) {
   cr_assert_eq(message.type, NPI_KEEPER_LAST);
   tell(fd, NPI_KEEPER_END, 0, 0, NULL, 0);
   cr_assert(has_ended(10));
+  clean();
+}
+
+Test(keeper, a_successor_is_given_what_a_dead_broker_had_just_sent) {
+  enum { SENT = 150 };
+  int fd = start(), other, fds[NPI_KEEPER_FDS_MAX], n_fds, n = 0, status;
+  int memory = memfd_create("kept", MFD_CLOEXEC);
+  struct npi_keeper_message message;
+  kill(keeper, SIGSTOP); /* it has no processor for a moment */
+  for (uint32_t i = 0; i < SENT; i++) tell(fd, NPI_KEEPER_KEEP, NPI_KEPT_SEGMENT, i, &memory, 1);
+  close(fd);
+  cr_assert_eq(npi_socket_connect(path, &other), 0);
+  tell(other, NPI_KEEPER_GIVE, 0, 0, NULL, 0);
+  kill(keeper, SIGCONT);
+  while ((status = hear(other, &message, fds, &n_fds)) == 0 && message.type == NPI_KEEPER_ITEM) {
+    for (int i = 0; i < n_fds; i++) close(fds[i]);
+    n++;
+  }
+  cr_assert_eq(status, 0);
+  cr_assert_eq(message.type, NPI_KEEPER_LAST);
+  cr_assert_eq(n, SENT, "%d of %d", n, SENT);
+  tell(other, NPI_KEEPER_END, 0, 0, NULL, 0);
+  cr_assert(has_ended(10));
+  clean();
+}
+
+/* A broker that has nothing but a client, a registry and a connection to its keeper; returns the keeper's end of that. */
+static int rig(struct npi_broker *broker, struct npi_config *config, struct npi_client *client) {
+  static struct npi_client *clients[1];
+  sigset_t none;
+  int ends[2];
+  sigemptyset(&none);
+  snprintf(folder, sizeof folder, "/tmp/npt-XXXXXX");
+  cr_assert_not_null(mkdtemp(folder));
+  snprintf(config->runtime_dir, sizeof config->runtime_dir, "%s", folder);
+  broker->config = config;
+  cr_assert_eq(npi_loop_init(&broker->loop, &none, NULL, NULL), 0);
+  npi_keep_init(broker);
+  snprintf(path, sizeof path, "%s/keeper.sock", folder);
+  cr_assert_eq(npi_socket_pair(ends), 0);
+  cr_assert_eq(npi_watch_begin(&broker->loop, &broker->keep.watch, ends[0], EPOLLIN), 0);
+  broker->keep.fd = ends[0];
+  broker->keep.ours = 1;
+  broker->registry.fd = memfd_create("registry", MFD_CLOEXEC);
+  broker->registry.n_clients = 1;
+  broker->clients = clients;
+  client->broker = broker;
+  client->version = 1;
+  client->page_fd = client->ledger_fd = client->events_fd = client->credits_fd = broker->registry.fd;
+  clients[0] = client;
+  return ends[1];
+}
+
+Test(keeper, a_new_one_is_told_of_the_registry_last) {
+  static struct npi_broker broker;
+  static struct npi_config config;
+  static struct npi_client client;
+  struct npi_keeper_message message;
+  int end = rig(&broker, &config, &client), fds[NPI_KEEPER_FDS_MAX], n_fds;
+  npi_keep_everything(&broker);
+  cr_assert_eq(hear(end, &message, fds, &n_fds), 0);
+  cr_assert_eq(message.tag.kind, NPI_KEPT_CLIENT);
+  cr_assert_eq(hear(end, &message, fds, &n_fds), 0);
+  cr_assert_eq(message.tag.kind, NPI_KEPT_REGISTRY);
+  size_t n;
+  cr_assert_eq(npi_socket_receive(end, &message, sizeof message, &n, fds, NPI_KEEPER_FDS_MAX, &n_fds),
+               NPI_SOCKET_AGAIN);
+  clean();
+}
+
+Test(keeper, one_that_is_given_up_cannot_be_found_any_more) {
+  static struct npi_broker broker;
+  static struct npi_config config;
+  static struct npi_client client;
+  int end = rig(&broker, &config, &client), listen_fd;
+  cr_assert_eq(npi_socket_listen(path, 0600, 4, &listen_fd), 0); /* of a keeper that is stopped */
+  close(end);
+  npi_keep_drop(&broker, NPI_KEPT_SEGMENT, 1, 1);
+  cr_assert_eq(broker.keep.fd, -1);
+  cr_assert_neq(access(path, F_OK), 0);
   clean();
 }
