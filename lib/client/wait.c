@@ -10,8 +10,9 @@
 #include "os/os_wait.h"
 
 enum {
-  SPIN_TURNS = 2000,       /* looks before sleeping: about 20 us */
-  CALM_EVERY_TAKES = 4096, /* looks at the clock while the bell is fenced */
+  SPIN_TURNS = 2000,        /* looks before sleeping: about 20 us */
+  CALM_EVERY_TAKES = 4096,  /* looks at the clock while the bell is fenced */
+  REFUSED_NAP_NS = 1000000, /* once for each bell, if at all */
 };
 
 void npi_bell_ring_peer(struct npi_bell_peer *peer) {
@@ -28,6 +29,8 @@ static void go_to_sleep(struct npi_bell *bell) {
   if (npi_membarrier_all() != 0) { /* refused from now on (a filter was installed): fence for ever */
     bell->always_fenced = 1;
     npi_fence_full();
+    /* A peer may have seen AWAKE with its element still in its store buffer, which is not so for long. */
+    npi_wait_readable(NULL, 0, REFUSED_NAP_NS);
   }
 }
 

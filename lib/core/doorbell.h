@@ -28,8 +28,9 @@
  * So the price of a quick publish is paid by the sleeper, and a membarrier (which interrupts every busy
  * registered core, 5 to 9 us) is paid only for the first sleep in a while: a waking sleeper goes to FENCED
  * and further sleeps need only its own fence. After FENCED_NS without sleep it goes back to AWAKE.
- * Where membarrier is refused the word is FENCED for ever, which is always right. A peer whose own
- * registration was refused fences at every look.
+ * Where membarrier is refused the word is FENCED for ever, which is always right. Where it begins to be
+ * refused while the word is AWAKE, the sleeper naps once between step 2 and look 3, for longer than a store
+ * stays in a buffer. A peer whose own registration was refused fences at every look.
  *
  * A wake can still be lost with its sender, killed between store and ring: so every sleep of ours has a
  * bound (NPI_SLEEP_BOUND_NS), and the broker rings the peers of whoever died.
