@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Models of the protocols, each with mutants that it must catch: relacy runs the code of core/ under a model checker's
-# atomics (tests/models/relacy), spin explores transcribed protocols exhaustively (tests/models/*.pml).
+# atomics (tests/models/relacy), spin explores transcribed protocols exhaustively (tests/models/spin).
 if(NOT NUMAPOOL_RELIABILITY)
   return()
 endif()
@@ -35,4 +35,40 @@ else()
     add_test(NAME model.relacy_${name}_long COMMAND relacy_${name} --executions 10000000)
     set_tests_properties(model.relacy_${name}_long PROPERTIES LABELS "nightly;model" TIMEOUT 3600)
   endforeach()
+endif()
+
+# What the longer explorations are given. "pairs" is short: two publishers, whose rings have no second lap then.
+set(spin_models sleep_wake adoption ring_credits close_publish)
+set(spin_long_sleep_wake -DEVENTS=2)
+set(spin_long_adoption -DCLIENTS=2 -DEVENTS=1)
+set(spin_long_ring_credits -DEVENTS=4)
+set(spin_long_close_publish -DEVENTS=3 -DCLOSES=3)
+find_program(NPI_SPIN spin)
+find_package(Python3 COMPONENTS Interpreter QUIET)
+if(NUMAPOOL_SANITIZE)
+  # They are programs of their own, to which this build's flags mean nothing.
+elseif(NOT NPI_SPIN OR NOT Python3_FOUND)
+  message(STATUS "spin models: skipped, spin or Python 3 is missing (Debian: spin python3)")
+else()
+  set(spin_dir "${PROJECT_SOURCE_DIR}/tests/models/spin")
+  foreach(name IN LISTS spin_models)
+    set(explore ${Python3_EXECUTABLE} "${spin_dir}/explore.py" "${spin_dir}/${name}.pml"
+      --spin "${NPI_SPIN}" --cc "${CMAKE_C_COMPILER}")
+    add_test(NAME model.spin_${name} COMMAND ${explore} --work "${NPI_TESTS_BIN_DIR}/spin/${name}")
+    set_tests_properties(model.spin_${name} PROPERTIES LABELS "reliability;model" TIMEOUT 300 SKIP_RETURN_CODE 77)
+    add_test(NAME model.spin_${name}_long COMMAND ${explore} --work "${NPI_TESTS_BIN_DIR}/spin/${name}_long"
+      --mutant 0 ${spin_long_${name}})
+    set_tests_properties(model.spin_${name}_long PROPERTIES
+      LABELS "nightly;model" TIMEOUT 3600 SKIP_RETURN_CODE 77 RUN_SERIAL ON)
+  endforeach()
+  set(explore_pairs ${Python3_EXECUTABLE} "${spin_dir}/explore.py" "${spin_dir}/ring_credits.pml"
+    --spin "${NPI_SPIN}" --cc "${CMAKE_C_COMPILER}" --mutant 0 -DPUBLISHERS=2 --beyond 1 --beyond 2)
+  add_test(NAME model.spin_ring_credits_pairs COMMAND ${explore_pairs}
+    --work "${NPI_TESTS_BIN_DIR}/spin/ring_credits_pairs" -DEVENTS=1 --beyond 10)
+  set_tests_properties(model.spin_ring_credits_pairs PROPERTIES
+    LABELS "reliability;model" TIMEOUT 300 SKIP_RETURN_CODE 77)
+  add_test(NAME model.spin_ring_credits_pairs_long COMMAND ${explore_pairs}
+    --work "${NPI_TESTS_BIN_DIR}/spin/ring_credits_pairs_long" -DEVENTS=2 -DDEATHS=1 --beyond 9)
+  set_tests_properties(model.spin_ring_credits_pairs_long PROPERTIES
+    LABELS "nightly;model" TIMEOUT 3600 SKIP_RETURN_CODE 77 RUN_SERIAL ON)
 endif()
