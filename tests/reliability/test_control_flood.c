@@ -148,18 +148,6 @@ static int flood_body(void *argument) {
   return 0;
 }
 
-static long resident_kib(pid_t pid) {
-  char path[64], line[128];
-  long kib = -1;
-  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-  FILE *file = fopen(path, "r");
-  while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-    if (sscanf(line, "RssAnon: %ld", &kib) == 1) break;
-  }
-  if (file != NULL) fclose(file);
-  return kib;
-}
-
 static int by_size(const void *a, const void *b) {
   uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
   return (x > y) - (x < y);
@@ -193,7 +181,7 @@ Test(control_flood, half_a_million_frames_of_nonsense_hold_up_nobody) {
       np_publisher_close(publisher);
       if (n < TIMES_MAX) us[n++] = (uint32_t)((after - before) / 1000);
       usleep(200);
-      if (first_kib == 0 && board->sent > all / 10) first_kib = resident_kib(instance.pid);
+      if (first_kib == 0 && board->sent > all / 10) first_kib = instance_own_kib(instance.pid);
     }
     cr_assert_eq(reap(flood, 60), 0);
     qsort(us, n, sizeof us[0], by_size);
@@ -204,7 +192,7 @@ Test(control_flood, half_a_million_frames_of_nonsense_hold_up_nobody) {
     if (us[n * 99 / 100] < best_p99) best_p99 = us[n * 99 / 100];
   }
   for (int i = 0; i < KINDS; i++) say("%9llu %s\n", (unsigned long long)board->of_kind[i], kind_name[i]);
-  long last_kib = resident_kib(instance.pid);
+  long last_kib = instance_own_kib(instance.pid);
   say("%llu sessions, %llu answers; broker %ld KiB -> %ld KiB\n", (unsigned long long)board->sessions,
       (unsigned long long)board->answers, first_kib, last_kib);
   for (int i = 0; i < KINDS; i++) cr_assert_gt(board->of_kind[i], 0, "no frame: %s", kind_name[i]);

@@ -31,18 +31,6 @@ enum { GROWTH_KIB = 1024 }; /* an allocator's own wear; 20,000 times anything fo
 
 static struct instance instance;
 
-static long resident_kib(pid_t pid) {
-  char path[64], line[128];
-  long kib = -1;
-  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-  FILE *file = fopen(path, "r");
-  while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-    if (sscanf(line, "RssAnon: %ld", &kib) == 1) break;
-  }
-  if (file != NULL) fclose(file);
-  return kib;
-}
-
 struct size {
   int broker_descriptors, own_descriptors, objects;
   long broker_kib, own_kib;
@@ -52,8 +40,8 @@ static struct size size_now(void) {
   return (struct size){.broker_descriptors = instance_descriptors(instance.pid),
                        .own_descriptors = instance_descriptors(getpid()),
                        .objects = instance_shm_count(&instance),
-                       .broker_kib = resident_kib(instance.pid),
-                       .own_kib = resident_kib(getpid())};
+                       .broker_kib = instance_own_kib(instance.pid),
+                       .own_kib = instance_own_kib(getpid())};
 }
 
 static void exchange(struct np_publisher *publisher, struct np_subscriber *subscriber, uint64_t number) {

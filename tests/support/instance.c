@@ -123,6 +123,18 @@ const struct npi_registry_header *instance_header(const struct instance *instanc
   return (const void *)instance->registry;
 }
 
+long instance_own_kib(pid_t pid) {
+  char path[64], line[128];
+  long kib = -1;
+  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+  FILE *file = fopen(path, "r");
+  while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+    if (sscanf(line, "RssAnon: %ld", &kib) == 1) break;
+  }
+  if (file != NULL) fclose(file);
+  return kib;
+}
+
 int instance_descriptors(pid_t pid) {
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);

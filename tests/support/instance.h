@@ -78,6 +78,9 @@ int instance_segments_leased(const struct instance *instance, pid_t pid);
 /* What a process has open, segments not counted; -1: it is gone. */
 int instance_descriptors(pid_t pid);
 
+/* Memory that is a process's own, in KiB; shared memory does not count. -1: it is gone. */
+long instance_own_kib(pid_t pid);
+
 /* Does the log hold the text? */
 int instance_log_has(const struct instance *instance, const char *text);
 void instance_print_log(const struct instance *instance);
