@@ -124,7 +124,7 @@ int npi_outlet_reap(struct npi_outlet *outlet, struct npi_pool *pool, uint32_t m
       row = (struct row){.slot_class = slot_class, .first = slot, .last = record};
     }
     /* The first slot's class is not NPI_CLASS_COUNT, so there is a last one here. */
-    row.last->next = slot; // NOLINT(clang-analyzer-core.NullDereference)
+    row.last->next = slot;  // NOLINT(clang-analyzer-core.NullDereference)
     row.last = record;
     row.n++;
     struct npi_slot_header *header = npi_pool_slot(pool, record->handle);
