@@ -68,14 +68,21 @@ void npi_audit_describe(const struct npi_audit_equation *equation, char *text, s
   }
 }
 
-/* The part of the registry that says who there is, and what was. */
+/*
+ * The part of the registry that says who there is, and what was. The tables as well: what was gathered has their sizes,
+ * and whoever can write the registry of another user's instance can change them.
+ */
 static int tables_equal(const struct npi_view *view, const uint8_t *before) {
-  const struct npi_table *tables[] = {&view->header->channels,    &view->header->publishers, &view->header->subscribers,
-                                      &view->header->connections, &view->header->listeners,  &view->header->journal};
+  static const size_t tables[] = {
+      offsetof(struct npi_registry_header, channels),    offsetof(struct npi_registry_header, publishers),
+      offsetof(struct npi_registry_header, subscribers), offsetof(struct npi_registry_header, connections),
+      offsetof(struct npi_registry_header, listeners),   offsetof(struct npi_registry_header, journal)};
   for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
-    uint64_t bytes = (uint64_t)tables[i]->count * tables[i]->bytes;
-    if (tables[i]->offset > view->n_bytes || bytes > view->n_bytes - tables[i]->offset) return 0;
-    if (memcmp(view->bytes + tables[i]->offset, before + tables[i]->offset, bytes) != 0) return 0;
+    const struct npi_table *table = (const void *)(view->bytes + tables[i]);
+    uint64_t bytes = (uint64_t)table->count * table->bytes;
+    if (memcmp(table, before + tables[i], sizeof *table) != 0) return 0;
+    if (table->offset > view->n_bytes || bytes > view->n_bytes - table->offset) return 0;
+    if (memcmp(view->bytes + table->offset, before + table->offset, bytes) != 0) return 0;
   }
   return 1;
 }

@@ -173,7 +173,8 @@ int npi_cmd_audit(const struct npi_command *command) {
     if (i > 0) {
       npi_audit_free(&audit);
       usleep(BETWEEN_TRIES_US);
-      if (npi_view_refresh(&view) != 0) break; /* the instance has just gone */
+      got = npi_view_refresh(&view);
+      if (got < 0) break; /* the registry is none any more: there are no books to show */
     }
     got = npi_audit_take(&audit, &view);
     looks += NPI_AUDIT_LOOKS;
