@@ -308,6 +308,7 @@ int npi_link_open_endpoint(struct np_client *client, struct npi_control_frame *f
   client->unmapped = 0;
   int status = npi_client_request(client, frame, reply, timeout_ms);
   client->opening = 0;
+  if (status != 0) client->unmapped = 0; /* there is no endpoint that it is to be closed for */
   return status;
 }
 
@@ -354,8 +355,11 @@ void npi_link_make(struct np_client *client, const struct npi_control_frame *fra
   if (status != 0) {
     int had_link = link != NULL;
     if (had_link) npi_link_free(client, link);
-    /* Where its memory could not be mapped nobody lied, and the endpoint that is being opened will be closed. */
-    if (peer != NULL || client->unmapped == 0) {
+    /*
+     * The endpoint that has just been opened will be closed, and with it what was deferred for it. One that was open
+     * before stays, and so does whoever waits at the other end, if nobody says that there will be nothing.
+     */
+    if (peer != NULL || client->unmapped == 0 || client->opening) {
       refuse(client, frame, peer == NULL ? client->unmapped_words : had_link ? npi_detail() : "no memory for it");
     }
   }

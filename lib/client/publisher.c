@@ -87,9 +87,9 @@ static int open_endpoint(struct np_client *client, const char *channel, uint32_t
   client->publishers = publisher;
   npi_link_adopt_deferred(client);
   if (client->unmapped != 0) {
-    *out = np_publisher_close(publisher);
     status = client->unmapped;
     client->unmapped = 0;
+    *out = np_publisher_close(publisher);
     return npi_fail(status, "cannot publish on channel \"%s\": %s", channel, client->unmapped_words);
   }
   *out = publisher;

@@ -56,9 +56,9 @@ int np_subscriber_open(struct np_client *client, const char *channel, const stru
   client->subscribers = subscriber;
   npi_link_adopt_deferred(client);
   if (client->unmapped != 0) {
-    np_subscriber_close(subscriber);
     status = client->unmapped;
     client->unmapped = 0;
+    np_subscriber_close(subscriber);
     return npi_fail(status, "cannot subscribe to channel \"%s\": %s", channel, client->unmapped_words);
   }
   *out = subscriber;
