@@ -206,7 +206,8 @@ NP_API int64_t np_publish_many(struct np_publisher *publisher, struct np_event *
 NP_API int np_discard(struct np_publisher *publisher, struct np_event *event);
 
 /* np_wait_credit sleeps until a publish that said NP_FULL, or a loan that said NP_EMPTY, may go on.
- * NP_OK, NP_TIMEOUT. timeout_ms 0: looks once; -1: for ever. */
+ * NP_OK, NP_TIMEOUT; NP_ERR_EVICTED: as np_take says, and nobody would tell it that who it waits for is gone.
+ * timeout_ms 0: looks once; -1: for ever. */
 NP_API int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms);
 
 /* np_publisher_fd returns a descriptor for epoll, poll or select: readable when a publisher of this client

@@ -204,6 +204,7 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
   struct npi_bell *bell = &client->credits_bell;
   npi_client_reap(client); /* also where nothing is waited for: a quiet publisher learns here what came back */
   if (may_go_on(publisher)) return NP_OK;
+  if (client->shut_out) return npi_client_shut_out(); /* the broker tells it of no end: who is waited for may be dead */
   if (timeout_ms == 0) return NP_TIMEOUT;
   for (int i = 0; i < SPIN_TURNS / 4; i++) {
     npi_pause();
@@ -232,7 +233,8 @@ int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms) {
       break;
     }
     if (ready < 0) status = ready;
-    if (ready < 0 || now >= until) break;
+    if (client->shut_out) status = npi_client_shut_out();
+    if (status < 0 || now >= until) break;
   }
   if (bell->state == NPI_BELL_ASLEEP) npi_bell_wake_up(bell, npi_clock_monotonic());
   /* As np_wait: another publisher's epoll may sleep. */
