@@ -11,10 +11,12 @@ enum { PATH_BYTES = 1024 };
 
 /* What the files of one version are called. */
 struct version {
-  const char *limit, *usage, *reclaimable;
+  const char *limit, *usage;
+  const char *reclaimable[2]; /* shared memory is in none of them: the kernel counts it as anonymous */
 };
-static const struct version version_1 = {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "};
-static const struct version version_2 = {"memory.max", "memory.current", "inactive_file "};
+static const struct version version_1 = {
+    "memory.limit_in_bytes", "memory.usage_in_bytes", {"total_inactive_file ", "total_active_file "}};
+static const struct version version_2 = {"memory.max", "memory.current", {"inactive_file ", "active_file "}};
 
 /* The beginning of a file as text; 0: it cannot be read. */
 static size_t read_text(const char *folder, const char *name, char *text, size_t size) {
@@ -40,8 +42,10 @@ static uint64_t room_of(const char *folder, const struct version *version) {
   uint64_t usage = strtoull(text, NULL, 10), reclaimable = 0;
   if (read_text(folder, "memory.stat", text, sizeof text) > 0) {
     for (const char *line = text; line != NULL; line = strchr(line, '\n'), line = line != NULL ? line + 1 : NULL) {
-      size_t n = strlen(version->reclaimable);
-      if (strncmp(line, version->reclaimable, n) == 0) reclaimable = strtoull(line + n, NULL, 10);
+      for (size_t i = 0; i < sizeof version->reclaimable / sizeof version->reclaimable[0]; i++) {
+        size_t n = strlen(version->reclaimable[i]);
+        if (strncmp(line, version->reclaimable[i], n) == 0) reclaimable += strtoull(line + n, NULL, 10);
+      }
     }
   }
   if (reclaimable > usage) reclaimable = usage;

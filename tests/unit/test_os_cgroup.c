@@ -54,8 +54,8 @@ Test(os_cgroup, version_two_file_caches_count_as_free, .init = set_up, .fini = t
   write_file("membership", "0::/service/inner\n");
   write_file("root/service/inner/memory.max", "1000000\n");
   write_file("root/service/inner/memory.current", "600000\n");
-  write_file("root/service/inner/memory.stat", "anon 300000\nactive_file 7\ninactive_file 100000\nslab 5\n");
-  cr_assert_eq(room(), 500000);
+  write_file("root/service/inner/memory.stat", "anon 300000\nactive_file 7000\ninactive_file 100000\nslab 5\n");
+  cr_assert_eq(room(), 507000);
   cr_assert(ends_with("/service/inner"), "%s", where);
 }
 
@@ -79,8 +79,8 @@ Test(os_cgroup, version_one_with_its_number_for_no_limit, .init = set_up, .fini 
   cr_assert_str_empty(where);
   write_file("root/memory/a/memory.limit_in_bytes", "50000\n");
   write_file("root/memory/a/memory.usage_in_bytes", "20000\n");
-  write_file("root/memory/a/memory.stat", "inactive_file 9000\ntotal_inactive_file 1000\n");
-  cr_assert_eq(room(), 31000);
+  write_file("root/memory/a/memory.stat", "inactive_file 9000\ntotal_inactive_file 1000\ntotal_active_file 500\n");
+  cr_assert_eq(room(), 31500);
 }
 
 Test(os_cgroup, a_path_of_the_host_in_a_container_leads_to_the_root, .init = set_up, .fini = tear_down) {
