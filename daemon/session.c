@@ -327,7 +327,13 @@ void npi_session_shut_out(struct npi_session *session) {
   expect_no_return(session);
   npi_session_count_event(session->client); /* it looks, as soon as it runs */
   drop_postponed(session);
-  if (session->fd >= 0) lose_socket(session);
+  if (session->fd >= 0) {
+    lose_socket(session);
+    return;
+  }
+  /* Looked at seldom by now: but it may want to connect anew as soon as it runs. */
+  session->look_ns = LOOK_NS;
+  npi_timer_begin(&session->broker->loop, &session->timer, session->look_ns);
 }
 
 /* ---- receiving ---- */
