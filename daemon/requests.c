@@ -47,13 +47,19 @@ static int choose_node(const struct npi_broker *broker, int32_t wanted, uint32_t
                   topology->n_nodes, topology->node[0].id, topology->node[topology->n_nodes - 1].id);
 }
 
-/* The broker's own workers are none of a user's clients. */
-static int check_user(const struct npi_session *session) {
-  const struct npi_broker *broker = session->broker;
+/*
+ * The broker's own workers are none of a user's clients; nor is what was made for a hello whose answer was lost with an
+ * earlier broker, and is removed for the same one said again.
+ */
+static int check_user(const struct npi_session *session, uint64_t token) {
+  struct npi_broker *broker = session->broker;
   uint32_t most = broker->config->limits.clients_per_user, n = 0;
+  const struct npi_client *unborn = npi_client_of_token(broker, session->pid, token);
+  if (unborn != NULL && npi_session_reachable(unborn)) unborn = NULL;
   for (uint32_t i = 0; most > 0 && i < broker->registry.n_clients; i++) {
     const struct npi_client *client = broker->clients[i];
-    n += client != NULL && !client->gone && client->kind != NPI_CLIENT_WORKER && client->uid == session->uid;
+    n += client != NULL && client != unborn && !client->gone && client->kind != NPI_CLIENT_WORKER &&
+         client->uid == session->uid;
   }
   if (most == 0 || n < most) return 0;
   return npi_fail(NP_ERR_LIMIT, "user %u has %u clients attached already; end one, or raise limits.clients_per_user",
@@ -73,7 +79,7 @@ static int check_hello(struct npi_session *session, const struct npi_control_fra
   switch (frame->body.hello.kind) {
     case NPI_CLIENT_APPLICATION:
     case NPI_CLIENT_TOOL:
-      status = check_user(session);
+      status = check_user(session, frame->body.hello.token);
       if (status != 0) return status;
       break;
     case NPI_CLIENT_WORKER:
