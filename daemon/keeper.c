@@ -108,7 +108,9 @@ static void keep(struct keeper *keeper, const struct npi_keeper_message *message
 
 static void process_ended(struct keeper *keeper, int pidfd) {
   for (uint32_t i = 0; i < keeper->n_items; i++) {
-    if (keeper->items[i].watched && keeper->items[i].fds[0] == pidfd) unwatch(keeper, &keeper->items[i]);
+    if (!keeper->items[i].watched || keeper->items[i].fds[0] != pidfd) continue;
+    /* Or the word is about a connection that had this number, and was closed earlier in the same turn. */
+    if (npi_process_is_dead(pidfd) != 0) unwatch(keeper, &keeper->items[i]);
   }
 }
 
