@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The ledger: a client's bookkeeping of the slots that it is home to. Written by that client alone, with
- * plain stores; mapped by nobody else. It lies in an object of its own rather than in the heap so that the
- * broker and numapoolctl can see who holds what, also after the client's death. They read a copy of it
- * (pread), and a copy of a running client's ledger is a moving picture: look twice before reporting.
+ * plain stores; mapped by nobody else. It lies in an object of its own rather than in the heap so that
+ * numapoolctl can see who holds what, also after the client's death. It reads a copy, and a copy of a running
+ * client's ledger is a moving picture: look twice before reporting.
  *
  *     0  header           geometry; free list of each class
  *  4096  [segments]       one for each segment number

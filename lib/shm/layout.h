@@ -6,7 +6,7 @@
  *   registry    instance       broker               clients and numapoolctl, read-only
  *   segment     lease          leasing client       its subscribers, read-only
  *   page        client         that client          its peers, read-only    (doorbells, counters, rings)
- *   ledger      client         that client          nobody; broker and numapoolctl read it
+ *   ledger      client         that client          nobody; numapoolctl reads a copy
  *
  * Rules: fixed-width integers at their natural alignment, offsets and indexes instead of pointers, one
  * writer for each cache line. A field of type npi_atomic_* may change while others look at it; a plain
@@ -72,7 +72,7 @@ struct npi_slot_header {
   uint8_t address[16]; /* sender: IPv4 in the first four bytes, or IPv6; network order */
   uint16_t port;       /* host order */
   uint8_t family;      /* 0 none, 4, 6, 1 Unix */
-  uint8_t deliveries;  /* how often it was offered again after a member died */
+  uint8_t deliveries;  /* how often a member had taken it and ended before it released it */
   uint32_t channel;
 };
 NPI_ASSERT_SIZE(struct npi_slot_header, NPI_SLOT_HEADER_BYTES);
@@ -201,7 +201,7 @@ NPI_ASSERT_SIZE(struct npi_listener_counters, 512);
  *
  *     0  header, one page   W broker; magic last, with release
  *  4096  tables             nodes, clients, channels, publishers, subscribers, connections, segments,
- *                           listeners: at the offsets that the header names
+ *                           listeners, journal: at the offsets that the header names
  *
  * A record is filled first, then its state is stored with release; it is taken down in the other order.
  */
