@@ -42,7 +42,7 @@ static const char usage[] =
     "  --version          print the version, and exit\n"
     "  --help             print this, and exit\n"
     "\n"
-    "SIGTERM and SIGINT end it in order: ingest workers publish what they have received, shared memory is removed.\n"
+    "SIGTERM, SIGINT and SIGHUP end it in order: ingest workers publish what they have, shared memory is removed.\n"
     "Exit status: 0 ended in order, 1 failed at run time, 2 wrong usage or configuration.\n";
 
 enum {

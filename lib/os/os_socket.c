@@ -118,7 +118,8 @@ static int connect_tries(const char *path, int tries, int *fd) {
       return npi_fail(NP_ERR_NO_BROKER, "the broker at %s takes nobody in: its queue is full; try again", path);
     case EACCES:
     case EPERM:
-      return npi_fail(NP_ERR_DENIED, "not permitted to connect to %s: join the group that its mode lets in", path);
+      return npi_fail(NP_ERR_DENIED,
+                      "not permitted to connect to %s: run as the broker's user, or be let in (access.connect)", path);
     case EPROTOTYPE: return npi_fail(NP_ERR_NO_BROKER, "%s is a socket of another program", path);
     default: return npi_fail_errno(NP_ERR_SYSTEM, error, "cannot connect to %s", path);
   }
