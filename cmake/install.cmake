@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# cmake --install: programs, headers, both libraries, the pkg-config file, the CMake package, the systemd unit.
+# cmake --install: programs, headers, both libraries, the pkg-config file, the CMake package, the systemd unit, the
+# documents that the unit refers to.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS numapool_client numapool_client_static EXPORT numapool-targets
@@ -31,3 +32,5 @@ install(FILES "${PROJECT_BINARY_DIR}/numapool-config.cmake" "${PROJECT_BINARY_DI
 
 configure_file(packaging/numapoold.service.in "${PROJECT_BINARY_DIR}/numapoold.service" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/numapoold.service" DESTINATION lib/systemd/system)
+install(FILES README.md CHANGELOG.md SECURITY.md LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+install(DIRECTORY docs DESTINATION "${CMAKE_INSTALL_DOCDIR}" FILES_MATCHING PATTERN "*.md")

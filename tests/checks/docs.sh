@@ -10,7 +10,7 @@ import sys
 
 root = pathlib.Path(sys.argv[1])
 faults = []
-documents = [root / "README.md", root / "CHANGELOG.md", root / "CONTRIBUTING.md"]
+documents = [root / "README.md", root / "CHANGELOG.md", root / "CONTRIBUTING.md", root / "SECURITY.md"]
 documents += sorted((root / "docs").rglob("*.md")) + sorted((root / "bench").glob("*.md"))
 
 
