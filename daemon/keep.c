@@ -297,6 +297,17 @@ static int receive_item(int fd, struct npi_kept_list *list) {
   return status;
 }
 
+/*
+ * One that does not take us in, or hangs up, is not gone while it listens: it may be stopped, and the queue of newcomers
+ * full of those who have tried. What it keeps must not be cleaned away.
+ */
+static int not_joined(const struct npi_keep *keep, int status) {
+  if (status != NP_ERR_NO_BROKER || npi_socket_has_listener(keep->path) == 0) return status;
+  return npi_fail(NP_ERR_SYSTEM,
+                  "the keeper of the instance (process numapool-keeper) lives, and cannot be asked now: try again, "
+                  "continue it if it is stopped, or kill it, and the instance begins anew");
+}
+
 int npi_keep_join(struct npi_broker *broker, struct npi_kept_list *list) {
   struct npi_keep *keep = &broker->keep;
   struct npi_keeper_message message = {
@@ -304,7 +315,7 @@ int npi_keep_join(struct npi_broker *broker, struct npi_kept_list *list) {
   int fd = -1;
   memset(list, 0, sizeof *list);
   int status = npi_socket_connect(keep->path, &fd);
-  if (status != 0) return status;
+  if (status != 0) return not_joined(keep, status);
   status = npi_socket_send(fd, &message, sizeof message, NULL, 0);
   while (status == 0) status = receive_item(fd, list);
   if (status == 1) status = npi_watch_begin(&broker->loop, &keep->watch, fd, EPOLLIN);
@@ -316,5 +327,5 @@ int npi_keep_join(struct npi_broker *broker, struct npi_kept_list *list) {
   if (status > 0) status = npi_fail(NP_ERR_NO_BROKER, "the keeper ended");
   npi_kept_free(list);
   close(fd);
-  return status;
+  return not_joined(keep, status);
 }

@@ -133,6 +133,22 @@ int npi_socket_connect_once(const char *path, int *fd) {
   return connect_tries(path, 1, fd);
 }
 
+int npi_socket_has_listener(const char *path) {
+  struct sockaddr_un address;
+  int made = -1;
+  int status = make_address(path, &address);
+  if (status == 0) status = new_socket(&made);
+  if (status != 0) return status;
+  int error;
+  do {
+    error = connect(made, (const struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
+  } while (error == EINTR);
+  close(made);
+  if (error == 0 || error == EAGAIN) return 1;
+  if (error == ENOENT || error == ENOTDIR || error == ECONNREFUSED || error == EPROTOTYPE) return 0;
+  return npi_fail_errno(NP_ERR_SYSTEM, error, "cannot tell who listens at %s", path);
+}
+
 int npi_socket_pair(int fds[2]) {
   fds[0] = fds[1] = -1;
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0) return 0;

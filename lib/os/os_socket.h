@@ -34,6 +34,12 @@ int npi_socket_connect(const char *path, int *fd);
 /* The same without waiting: a full queue is NP_ERR_NO_BROKER. */
 int npi_socket_connect_once(const char *path, int *fd);
 
+/*
+ * Does somebody listen at path, though perhaps nobody accepts? 1, also where the queue of newcomers is full; 0: nobody;
+ * < 0: nobody could tell. Whoever listens sees a newcomer that leaves at once.
+ */
+int npi_socket_has_listener(const char *path);
+
 /* Two connected ends. */
 int npi_socket_pair(int fds[2]);
 
