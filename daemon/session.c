@@ -190,6 +190,7 @@ static void drop_postponed(struct npi_session *session) {
 }
 
 void npi_session_postpone(struct npi_session *session, const struct npi_control_frame *frame) {
+  drop_postponed(session); /* where the peer has closed, frames are read on, and nobody waits for their answers */
   session->postponed = malloc(sizeof *session->postponed);
   if (session->postponed == NULL) {
     npi_session_refuse(session, frame, npi_fail(NP_ERR_NO_MEMORY, "no memory for a request that waits"));
