@@ -319,7 +319,7 @@ void npi_broker_stop(struct npi_broker *broker) {
   struct npi_session *session, *after;
   close_door(broker);
   npi_timer_end(&broker->loop, &broker->drain_deadline);
-  npi_timer_end(&broker->loop, &broker->evict_look);
+  npi_timer_end(&broker->loop, &broker->evict.look);
   /* From here on there is nothing for a successor. */
   if (broker->registry.header != NULL) npi_registry_set_state(&broker->registry, NPI_BROKER_STOPPED);
   npi_keep_end(broker);

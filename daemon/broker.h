@@ -9,6 +9,7 @@
 #define NPI_DAEMON_BROKER_H
 
 #include "daemon/config.h"
+#include "daemon/evict.h"
 #include "daemon/keep.h"
 #include "daemon/leases.h"
 #include "daemon/loop.h"
@@ -52,8 +53,7 @@ struct npi_broker {
   struct npi_leases leases;
   struct npi_workers workers;
   struct npi_timer drain_deadline;
-  struct npi_timer evict_look; /* runs only where clients.evict_after is set */
-  uint64_t evict_looked_ns;
+  struct npi_evict evict;
 };
 
 /*

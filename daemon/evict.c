@@ -93,25 +93,42 @@ static void look_at(struct npi_client *client, uint64_t now_ns, uint64_t excess_
   }
 }
 
+/*
+ * A round over all clients; many of them take several turns. What the broker itself was away does not count: the time
+ * between two rounds, or two turns of one, as far as it is longer than it should be. Some time may so be left out twice,
+ * which only makes an eviction later.
+ */
 static void on_look(struct npi_timer *timer) {
   struct npi_broker *broker = timer->owner;
+  struct npi_evict *evict = &broker->evict;
   uint64_t now_ns = npi_clock_monotonic(), interval = interval_of(broker);
-  uint64_t since_ns = now_ns - broker->evict_looked_ns;
-  for (uint32_t i = 0; i < broker->registry.n_clients; i++) {
+  if (evict->next == 0) {
+    uint64_t since_ns = now_ns - evict->looked_ns;
+    evict->away_ns = since_ns > 2 * interval ? since_ns - interval : 0;
+    evict->looked_ns = now_ns;
+  } else if (now_ns - evict->turn_ns > interval) {
+    evict->away_ns += now_ns - evict->turn_ns;
+  }
+  for (uint32_t i = evict->next; i < broker->registry.n_clients; i++) {
     struct npi_client *client = broker->clients[i];
     if (client == NULL || client->gone || client->session == NULL || client->killed || client->quarantined) continue;
-    look_at(client, now_ns, since_ns > 2 * interval ? since_ns - interval : 0);
+    look_at(client, now_ns, evict->away_ns);
+    evict->turn_ns = npi_clock_monotonic();
+    if (evict->turn_ns - now_ns < NPI_TURN_NS) continue;
+    evict->next = i + 1;
+    npi_timer_begin(&broker->loop, timer, 0);
+    return;
   }
-  broker->evict_looked_ns = now_ns;
+  evict->next = 0;
   npi_timer_begin(&broker->loop, timer, interval);
 }
 
 void npi_evict_init(struct npi_broker *broker) {
-  npi_timer_init(&broker->evict_look, on_look, broker);
+  npi_timer_init(&broker->evict.look, on_look, broker);
 }
 
 void npi_evict_begin(struct npi_broker *broker) {
   if (broker->config->clients.evict_after_ms == 0) return;
-  broker->evict_looked_ns = npi_clock_monotonic();
-  npi_timer_begin(&broker->loop, &broker->evict_look, interval_of(broker));
+  broker->evict.looked_ns = npi_clock_monotonic();
+  npi_timer_begin(&broker->loop, &broker->evict.look, interval_of(broker));
 }

@@ -16,7 +16,19 @@
 #ifndef NPI_DAEMON_EVICT_H
 #define NPI_DAEMON_EVICT_H
 
+#include <stdint.h>
+
+#include "daemon/loop.h"
+
 struct npi_broker;
+
+struct npi_evict {
+  struct npi_timer look; /* runs only where clients.evict_after is set */
+  uint32_t next;         /* client of this round; 0: a round begins */
+  uint64_t looked_ns;    /* when the last round began */
+  uint64_t turn_ns;      /* when the last turn of it ended */
+  uint64_t away_ns;      /* that the broker itself did not look */
+};
 
 void npi_evict_init(struct npi_broker *broker);
 /* Looks from time to time, where the configuration says so. */

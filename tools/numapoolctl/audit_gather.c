@@ -8,6 +8,7 @@
 
 #include "audit.h"
 #include "core/counters.h"
+#include "core/flow.h"
 #include "core/ledger.h"
 #include "core/ring.h"
 
@@ -181,6 +182,8 @@ static void add_publisher(struct gather *gather, uint32_t index, uint64_t channe
           elements > value[NPI_PUBLISHER_DELIVERED] ? elements - value[NPI_PUBLISHER_DELIVERED] : 0;
     }
     value[NPI_PUBLISHER_DELIVERED] = elements - value[NPI_PUBLISHER_REDELIVERED];
+    value[NPI_PUBLISHER_PUBLISHED] =
+        npi_flow_published(value[NPI_PUBLISHER_BEGUN], value[NPI_PUBLISHER_PUBLISHED], elements);
   } else {
     check_publisher(gather, index, sums, value);
   }
