@@ -23,11 +23,16 @@ int main(int argc, char **argv) {
   for (;;) {
     if (epoll_wait(loop, &ready, 1, -1) < 1) continue; /* a signal */
     int status;
-    while ((status = np_take(subscriber, &event)) == NP_OK) {
-      printf("%llu: %.*s\n", (unsigned long long)event.sequence, (int)event.size, (const char *)event.data);
-      np_release(subscriber, &event);
+    while ((status = np_take(subscriber, &event)) != NP_EMPTY) {
+      if (status == NP_OK) {
+        printf("%llu: %.*s\n", (unsigned long long)event.sequence, (int)event.size, (const char *)event.data);
+        np_release(subscriber, &event);
+        continue;
+      }
+      fprintf(stderr, "%s\n", np_error_detail());
+      /* a publisher that broke the rules, or could not be mapped: the others go on. All else is the end */
+      if (status != NP_ERR_CORRUPT && status != NP_ERR_NO_MEMORY) return 1;
     }
     fflush(stdout);
-    if (status < 0) fprintf(stderr, "%s\n", np_error_detail()); /* a publisher broke the rules: the others go on */
   }
 }
