@@ -315,7 +315,11 @@ int npi_keep_join(struct npi_broker *broker, struct npi_kept_list *list) {
   int fd = -1;
   memset(list, 0, sizeof *list);
   int status = npi_socket_connect(keep->path, &fd);
-  if (status != 0) return not_joined(keep, status);
+  if (status != 0) {
+    status = not_joined(keep, status);
+    return status == NP_ERR_NO_BROKER ? npi_fail(status, "its keeper is gone: nobody listens at %s", keep->path)
+                                      : status;
+  }
   status = npi_socket_send(fd, &message, sizeof message, NULL, 0);
   while (status == 0) status = receive_item(fd, list);
   if (status == 1) status = npi_watch_begin(&broker->loop, &keep->watch, fd, EPOLLIN);
