@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -495,6 +496,43 @@ Test(broker_restart, a_keeper_that_dies_is_replaced) {
   kill(keeper_of(&instance), SIGKILL);
   EVENTUALLY(20, instance_log_has(&instance, "keeper.replaced"));
   instance_kill(&instance);
+  instance_start_again(&instance, NULL);
+  cr_assert_eq(incarnation(&instance), 2);
+  expect_progress(&crowd);
+  end_crowd(&crowd);
+  instance_stop(&instance);
+}
+
+Test(broker_restart, a_keeper_that_is_stopped_is_not_taken_for_a_dead_one) {
+  /* Proves: while it cannot be asked, also because its queue is full of those who tried, a broker refuses to start, in
+   * words, and touches nothing; when it goes on, the next one adopts. */
+  enum { CALLERS = 32 };
+  struct instance instance;
+  struct crowd crowd;
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int fds[CALLERS], status = 0, n_waiting = 0;
+  start(&instance, MEMFD);
+  start_crowd(&crowd);
+  pid_t keeper = keeper_of(&instance);
+  instance_kill(&instance);
+  kill(keeper, SIGSTOP);
+  int length = snprintf(address.sun_path, sizeof address.sun_path, "%.90s/keeper.sock", instance.runtime);
+  cr_assert_eq((size_t)length, strlen(instance.runtime) + strlen("/keeper.sock"));
+  for (int i = 0; i < CALLERS; i++) {
+    fds[i] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    n_waiting += connect(fds[i], (const struct sockaddr *)&address, sizeof address) == 0;
+  }
+  cr_assert(n_waiting > 0 && n_waiting < CALLERS, "%d of %d found room in the queue", n_waiting, CALLERS);
+  for (int i = 0; i < 2; i++) {
+    pid_t refused = instance_launch(&instance, NULL);
+    cr_assert_eq(waitpid(refused, &status, 0), refused);
+    instance.pid = 0;
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 1, "%#x", status);
+    cr_assert(instance_log_has(&instance, "continue it if it is stopped"));
+    expect_progress(&crowd);
+  }
+  kill(keeper, SIGCONT);
+  for (int i = 0; i < CALLERS; i++) close(fds[i]);
   instance_start_again(&instance, NULL);
   cr_assert_eq(incarnation(&instance), 2);
   expect_progress(&crowd);
