@@ -77,7 +77,7 @@ build() {
   cmake --build "$build_root/$name" -j "$jobs" --target "$target"
 }
 
-# run_tests NAME CTEST-ARGUMENT...: integration tests run alone (RUN_SERIAL), the others two at a time.
+# run_tests NAME CTEST-ARGUMENT...: two at a time; what judges time runs alone (RUN_SERIAL, label alone).
 run_tests() {
   local name=$1
   shift

@@ -2,6 +2,8 @@
 /*
  * What it costs to wait: broker, worker and sleeping subscribers while nothing happens. This is a judgement of time,
  * so it takes the best of three and prints all that it measured.
+ *
+ * ctest-labels: alone
  */
 #include <criterion/criterion.h>
 #include <dirent.h>

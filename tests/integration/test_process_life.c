@@ -2,6 +2,8 @@
 /*
  * What processes do to themselves: fork, exec, exit without closing, threads that end or are cancelled, the library
  * unloaded. Each leaves nothing behind, takes nothing from who lives on, and a handle in the wrong process says so.
+ *
+ * ctest-labels: alone
  */
 #include <criterion/criterion.h>
 #include <dlfcn.h>
