@@ -138,6 +138,7 @@ stage_tidy() {
 stage_asan() {
   build asan gcc all -DNUMAPOOL_SANITIZE=address -DNUMAPOOL_CHECK=ON
   ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
+    LSAN_OPTIONS="suppressions=$PWD/tests/support/criterion.supp:print_suppressions=0" \
     run_tests asan -L '^(unit|integration|fuzz|asan)$' -LE '^(asan-slow|nightly)$'
 }
 
