@@ -26,7 +26,8 @@
 #include "os/os_wait.h"
 #include "shm/leftovers.h"
 
-/* Few newcomers a turn: who floods the door shares each turn with those who are in, and they come first. */
+/* Those who are in come first: while they ask for something, who floods the door gets in one at a time, now and then. */
+#define ACCEPT_PATIENCE_NS UINT64_C(4000000)
 enum { BACKLOG = 128, NEWCOMERS_MAX = 128, ACCEPTS_PER_TURN = 1, SOCKET_MODE = 0660, SOCKET_MODE_OPEN = 0666 };
 #define ACCEPT_AGAIN_NS UINT64_C(100000000)
 
@@ -34,7 +35,10 @@ enum { BACKLOG = 128, NEWCOMERS_MAX = 128, ACCEPTS_PER_TURN = 1, SOCKET_MODE = 0
 
 static void on_accept(struct npi_watch *watch, uint32_t events) {
   struct npi_broker *broker = watch->owner;
+  uint64_t now_ns = npi_clock_monotonic();
   (void)events;
+  if (broker->loop.n_batch > 1 && now_ns - broker->accepted_ns < ACCEPT_PATIENCE_NS) return; /* it stays readable */
+  broker->accepted_ns = now_ns;
   for (int i = 0; broker->n_newcomers < NEWCOMERS_MAX; i++) {
     int fd;
     if (i == ACCEPTS_PER_TURN) return;

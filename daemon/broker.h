@@ -38,6 +38,7 @@ struct npi_broker {
   char socket_path[NPI_CONFIG_PATH_BYTES];
   struct npi_watch accept_watch;
   struct npi_timer accept_again; /* after there was no descriptor left for a newcomer */
+  uint64_t accepted_ns;          /* when a newcomer was let in last */
   struct npi_session *sessions;
   uint32_t n_sessions;
   uint64_t session_serial;

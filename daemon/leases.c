@@ -74,6 +74,7 @@ static int make_segment(struct npi_broker *broker, uint32_t node_index, struct n
                                         .name = name,
                                         .bytes = config->memory.segment,
                                         .node = config->numa.mode == NPI_NUMA_OFF ? -1 : node->id};
+  leases->made_turn = broker->loop.turn;
   status = npi_segment_create(&segment->memory, &options);
   if (status != 0) goto fail;
   npi_segment_unmap(&segment->memory);
@@ -603,20 +604,20 @@ static void await_subscribers(struct npi_client *client) {
 static void make_on(struct npi_timer *timer);
 
 /*
- * Makes the segments of the grant, for as long as a turn may last; the rest in later turns. Fewer than wanted will do,
- * where there are not more. The status is why there are not.
+ * Makes the segments of the grant, one a turn where none is ready; the rest in later turns, so that others are served
+ * in between. Fewer than wanted will do, where there are not more. The status is why there is none.
  */
 static int make_some(struct npi_client *client) {
+  struct npi_broker *broker = client->broker;
   struct npi_grant *grant = client->grant;
   struct npi_link *link;
-  uint64_t begin = npi_clock_monotonic();
   int status = 0;
   while (grant->n_segments < grant->wanted) {
     struct npi_leased *segment;
-    if (grant->n_segments > 0 && npi_clock_monotonic() - begin > NPI_TURN_NS) {
+    if (broker->leases.made_turn == broker->loop.turn && broker->leases.nodes[client->node].ready == NULL) {
       npi_timer_init(&grant->timer, make_on, client);
-      npi_timer_begin(&client->broker->loop, &grant->timer, 0);
-      npi_session_update_watch(client->session);
+      npi_timer_begin(&broker->loop, &grant->timer, 0);
+      if (client->session != NULL) npi_session_update_watch(client->session);
       return 0;
     }
     status = take_segment(client, &segment);
@@ -637,7 +638,13 @@ static int make_some(struct npi_client *client) {
 }
 
 static void make_on(struct npi_timer *timer) {
-  make_some(timer->owner);
+  struct npi_client *client = timer->owner;
+  struct npi_control_frame asked;
+  npi_control_init(&asked, NPI_CONTROL_LEASE, client->grant->request, 0);
+  int status = make_some(client);
+  if (status == 0) return;
+  npi_registry_count(&client->broker->registry, NPI_BROKER_LEASES_REFUSED, 1);
+  if (asked.head.request != 0 && client->session != NULL) npi_session_refuse(client->session, &asked, status);
 }
 
 static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {

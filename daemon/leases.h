@@ -22,8 +22,9 @@ struct npi_leases {
   uint64_t next_object;
   struct npi_index_pool pool;
   struct npi_timer stock_timer;
-  int stock_failed;  /* the last try to replenish failed, and that was reported */
-  uint32_t n_grants; /* that wait */
+  int stock_failed;   /* the last try to replenish failed, and that was reported */
+  uint32_t n_grants;  /* that wait */
+  uint64_t made_turn; /* the loop's last turn in which memory was made: that is enough for one turn */
 };
 
 /* Makes the stock of ready segments; takes about half a second a GiB. */

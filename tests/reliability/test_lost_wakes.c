@@ -8,6 +8,7 @@
  *
  * LOST_WAKES and LOST_WAKES_SEED in the environment choose another length and another order.
  *
+ * ctest-labels: alone
  * ctest-timeout: 200
  */
 #include <criterion/criterion.h>

@@ -3,6 +3,7 @@
  * How soon the dead are cleared away, and whether those who live notice. Both judge time: three runs, all printed, the
  * best one counts.
  *
+ * ctest-labels: alone
  * ctest-timeout: 300
  */
 #include <criterion/criterion.h>

@@ -3,6 +3,7 @@
  * A stopped process is not a dead one: twenty clients are stopped again and again while others exchange events. Proves:
  * the others go on, nothing is taken from the stopped, and what they held is unchanged when they go on.
  *
+ * ctest-labels: alone
  * ctest-timeout: 300
  */
 #include <criterion/criterion.h>
