@@ -7,6 +7,7 @@
  *
  * STORM_KILLS and STORM_SEED in the environment choose another length and another storm.
  *
+ * ctest-labels: alone
  * ctest-timeout: 300
  */
 #include <criterion/criterion.h>
