@@ -103,3 +103,23 @@ void npi_cgroup_memory_room_at(const char *membership, const char *root, uint64_
 void npi_cgroup_memory_room(uint64_t *bytes, char *group, size_t group_size) {
   npi_cgroup_memory_room_at("/proc/self/cgroup", "/sys/fs/cgroup", bytes, group, group_size);
 }
+
+int npi_cgroup_is_frozen(pid_t pid) {
+  char membership[64], text[4096], folder[2 * PATH_BYTES], state[256], *rest = NULL;
+  int is_frozen = 0;
+  snprintf(membership, sizeof membership, "/proc/%d/cgroup", (int)pid);
+  if (read_text(membership, "", text, sizeof text) == 0) return 0;
+  for (char *line = strtok_r(text, "\n", &rest); line != NULL && !is_frozen; line = strtok_r(NULL, "\n", &rest)) {
+    const char *controllers = strchr(line, ':');
+    const char *path = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+    if (path == NULL || strlen(++path) >= PATH_BYTES - 32) continue;
+    if (strncmp(controllers, "::", 2) == 0) {
+      snprintf(folder, sizeof folder, "/sys/fs/cgroup%s", path);
+      is_frozen = read_text(folder, "cgroup.events", state, sizeof state) > 0 && strstr(state, "frozen 1") != NULL;
+    } else if (strncmp(controllers, ":freezer:", 9) == 0) {
+      snprintf(folder, sizeof folder, "/sys/fs/cgroup/freezer%s", path);
+      is_frozen = read_text(folder, "freezer.state", state, sizeof state) > 0 && strncmp(state, "FROZEN", 6) == 0;
+    }
+  }
+  return is_frozen;
+}

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /*
  * Bytes until the first limit of a group that this process is in, or of one above it; what the kernel could take back
@@ -19,5 +20,8 @@ void npi_cgroup_memory_room(uint64_t *bytes, char *group, size_t group_size);
 /* The same with the places of /proc/self/cgroup and /sys/fs/cgroup given. */
 void npi_cgroup_memory_room_at(const char *membership, const char *root, uint64_t *bytes, char *group,
                                size_t group_size);
+
+/* 1: the process is frozen by its control group (either version); 0: it is not, or nobody can tell. Does not fail. */
+int npi_cgroup_is_frozen(pid_t pid);
 
 #endif

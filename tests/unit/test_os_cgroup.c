@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What control groups leave of memory: both versions, groups within groups, files that are not there. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "os/os_cgroup.h"
 
@@ -104,4 +108,44 @@ Test(os_cgroup, of_this_process) {
   uint64_t bytes = 1;
   npi_cgroup_memory_room(&bytes, NULL, 0);
   cr_assert_gt(bytes, 1, "it runs, so something is left");
+}
+
+/* Where this process may make a group that freezes. */
+static int make_freezer(char path[64], int *is_v2) {
+  *is_v2 = access("/sys/fs/cgroup/cgroup.controllers", R_OK) == 0;
+  snprintf(path, 64, "/sys/fs/cgroup%s/numapool-test-%d", *is_v2 ? "" : "/freezer", (int)getpid());
+  return mkdir(path, 0755) == 0;
+}
+static int write_value(const char *path, const char *name, const char *text) {
+  char file[128];
+  snprintf(file, sizeof file, "%s/%s", path, name);
+  int fd = open(file, O_WRONLY | O_CLOEXEC);
+  int is_written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+  if (fd >= 0) close(fd);
+  return is_written;
+}
+
+Test(os_cgroup, a_frozen_process_is_known_as_one) {
+  char path[64], number[16];
+  int is_v2, is_frozen = 0;
+  if (!make_freezer(path, &is_v2)) cr_skip_test("no control group can be made here");
+  pid_t child = fork();
+  if (child == 0) {
+    for (;;) pause();
+  }
+  cr_assert_eq(npi_cgroup_is_frozen(child), 0);
+  snprintf(number, sizeof number, "%d", (int)child);
+  int can = write_value(path, "cgroup.procs", number) &&
+            write_value(path, is_v2 ? "cgroup.freeze" : "freezer.state", is_v2 ? "1" : "FROZEN");
+  for (int i = 0; can && !is_frozen && i < 500; i++) {
+    is_frozen = npi_cgroup_is_frozen(child);
+    usleep(10000);
+  }
+  write_value(path, is_v2 ? "cgroup.freeze" : "freezer.state", is_v2 ? "0" : "THAWED");
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  for (int i = 0; i < 100 && rmdir(path) != 0; i++) usleep(10000);
+  if (!can) cr_skip_test("no process can be frozen here");
+  cr_assert(is_frozen);
+  cr_assert_eq(npi_cgroup_is_frozen(child), 0, "it is gone");
 }

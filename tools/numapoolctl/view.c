@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "os/os_cgroup.h"
 #include "os/os_memory.h"
 #include "os/os_process.h"
 #include "shm/leftovers.h"
@@ -224,7 +225,8 @@ enum npi_process npi_view_process(uint32_t pid, uint64_t start_time) {
   char state = '?';
   if (pid == 0 || npi_process_start_time((pid_t)pid, &began) != 0 || began != start_time) return NPI_PROCESS_DEAD;
   if (npi_process_state((pid_t)pid, &state) != 0 || state == 'Z' || state == 'X') return NPI_PROCESS_DEAD;
-  return state == 'T' || state == 't' ? NPI_PROCESS_STOPPED : NPI_PROCESS_RUNNING;
+  if (state == 'T' || state == 't' || npi_cgroup_is_frozen((pid_t)pid)) return NPI_PROCESS_STOPPED;
+  return NPI_PROCESS_RUNNING;
 }
 
 enum npi_process npi_view_broker(const struct npi_view *view) {
