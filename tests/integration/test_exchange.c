@@ -22,6 +22,7 @@
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
+#include "tests/support/process.h"
 
 TestSuite(exchange, .timeout = 120);
 
@@ -391,7 +392,7 @@ TEST_WITH_BOTH_BACKENDS(a_publisher_waits_for_a_blocking_subscriber_in_another_p
   receiver->hold = 40;
   pid_t pid = spawn(receiver_body, receiver);
   EVENTUALLY(20, receiver->ready);
-  kill(pid, SIGSTOP);
+  cr_assert(process_stop(pid));
   struct np_client *a = connected();
   struct np_publisher *publisher = publisher_of(a, "news");
   struct np_event event;
@@ -580,7 +581,8 @@ static void wake_sleepers(int refused) {
   struct np_publisher *publisher = publisher_of(a, "news");
   for (uint64_t i = 0; i < EVENTS; i++) {
     EVENTUALLY(20, receiver->received == i);
-    usleep(3000 + (useconds_t)(i % 5) * 4000); /* long enough to be asleep, short and long after its last sleep */
+    EVENTUALLY(20, process_state(pid) == 'S');
+    usleep(3000 + (useconds_t)(i % 5) * 4000); /* short and long after its last sleep */
     send_number(publisher, i);
   }
   cr_assert_eq(reap(pid, 30), 0);

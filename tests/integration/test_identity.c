@@ -26,6 +26,7 @@
 #include "support/feed.h"
 #include "support/instance.h"
 #include "support/peers.h"
+#include "support/process.h"
 #include "support/raw_client.h"
 #include "wire/channel.h"
 
@@ -169,7 +170,7 @@ TEST_WITH_BOTH_KERNELS(who_has_the_number_of_a_process_that_connected_is_not_tak
   start(&instance, *kernel, "");
   cr_assert_eq(npi_socket_pair(pair), 0);
   struct heir heir = {control_of(&instance), pair[1]};
-  kill(instance.pid, SIGSTOP);
+  cr_assert(process_stop(instance.pid));
   pid_t pid = spawn(short_lived, &heir);
   cr_assert_eq(reap(pid, 20), 0);
   cr_assert_eq(npi_socket_receive(pair[0], &byte, 1, &n, &socket, 1, &n_fds), 0);

@@ -5,6 +5,7 @@
 
 #include "core/ledger.h"
 #include "support/ctl.h"
+#include "support/process.h"
 
 TestSuite(numapoolctl_fsck, .timeout = 120);
 
@@ -257,7 +258,7 @@ Test(numapoolctl_fsck, fsck_finds_a_client_that_nobody_cleared_up) {
   }
   int how = 0;
   cr_assert_eq(waitpid(child, &how, WUNTRACED), child);
-  kill(broker.pid, SIGSTOP);
+  cr_assert(process_stop(broker.pid));
   kill(child, SIGKILL);
   waitpid(child, &how, 0);
   struct result result = shell("$ctl fsck");

@@ -18,6 +18,7 @@
 #include "support/instance.h"
 #include "support/message.h"
 #include "support/peers.h"
+#include "support/process.h"
 
 TestSuite(stopped, .timeout = 280);
 
@@ -112,7 +113,7 @@ Test(stopped, processes_keep_what_they_have_and_hold_up_nobody) {
     without += received_in(board, RUNNING_US);
     uint64_t bad = 0, taken = 0;
     for (int i = 0; i < STOPPED; i++) kill(pids[i], SIGSTOP);
-    usleep(20000);
+    for (int i = 0; i < STOPPED; i++) cr_assert(process_stop(pids[i]));
     if (round == 0) cr_assert_eq(n_stopped_shown(), STOPPED);
     for (int i = 0; i < STOPPED; i++) taken += board->client[i].taken;
     with += received_in(board, STOPPED_US);

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "core/counters.h"
+#include "tests/support/eventually.h"
 
 struct instance {
   char name[40];
@@ -87,15 +88,5 @@ void instance_print_log(const struct instance *instance);
 
 /* The program's tests print figures with it: one line, at once, on standard error. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* Waits for a condition: for what must come, however slow the machine; the bound only ends a hopeless wait. */
-#define EVENTUALLY(seconds, condition)                                                             \
-  do {                                                                                             \
-    int npi_so = 0;                                                                                \
-    for (long npi_left = (seconds)*1000L; !(npi_so = !!(condition)) && npi_left > 0; npi_left--) { \
-      usleep(1000);                                                                                \
-    }                                                                                              \
-    cr_assert(npi_so, "not within %d s: %s", (int)(seconds), #condition);                          \
-  } while (0)
 
 #endif
