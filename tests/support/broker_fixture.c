@@ -16,7 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { READY_TIMEOUT_MS = 20000, LOG_TIMEOUT_MS = 5000 };
+#include "support/process.h"
+
+enum { READY_TIMEOUT_MS = 20000, LOG_TIMEOUT_MS = 20000 };
 
 static void print_log(const struct npi_test_broker *broker) {
   char text[4096];
@@ -172,9 +174,11 @@ void npi_test_broker_stop(struct npi_test_broker *broker) {
 
 void npi_test_broker_kill_with_keeper(struct npi_test_broker *broker) {
   char command[96];
-  kill(broker->pid, SIGSTOP); /* or it would start another keeper */
+  int status = 1;
+  cr_assert(process_stop(broker->pid)); /* or it would start another keeper */
   snprintf(command, sizeof command, "pkill -KILL -P %d numapool-keeper", (int)broker->pid);
-  int status = system(command);
+  /* The broker does not wait for its keeper, which has its name only when it runs. */
+  for (int i = 0; i < 1000 && (status = system(command)) != 0; i++) usleep(10000);
   cr_assert_eq(status, 0, "it has no keeper");
   npi_test_broker_kill(broker);
 }

@@ -40,7 +40,7 @@ void npi_test_broker_kill_with_keeper(struct npi_test_broker *broker);
 void npi_test_broker_clean(struct npi_test_broker *broker);
 
 int npi_test_broker_log_contains(const struct npi_test_broker *broker, const char *text);
-/* Waits up to five seconds for it. */
+/* Waits up to 20 seconds for it. */
 int npi_test_broker_log_will_contain(const struct npi_test_broker *broker, const char *text);
 
 /* Objects of the instance in /dev/shm. */
