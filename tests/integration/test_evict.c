@@ -20,6 +20,7 @@
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
+#include "tests/support/process.h"
 
 TestSuite(evict, .timeout = 120);
 
@@ -120,6 +121,7 @@ struct fixture {
   struct np_subscriber *subscriber;
   struct stopped *stopped;
   pid_t pid;
+  uint64_t stopped_at_ns; /* not before */
   uint64_t n_published;
   uint8_t seen[EVENTS_MAX];
   uint64_t n_seen;
@@ -163,6 +165,12 @@ static int publish_and_receive(struct fixture *f) {
   return published;
 }
 
+/* The word that it is not waited for may still be under way before the first of them. */
+static void publish_without_waiting(struct fixture *f, int n) {
+  EVENTUALLY(20, publish_and_receive(f));
+  for (int i = 1; i < n; i++) cr_assert(publish_and_receive(f));
+}
+
 static void begin_with(struct fixture *f, const char *settings, const char *channel, int (*before_exec)(void)) {
   memset(f, 0, sizeof *f);
   instance_start(&f->instance, settings, before_exec);
@@ -180,21 +188,11 @@ static void begin(struct fixture *f, const char *settings, const char *channel) 
   begin_with(f, settings, channel, NULL);
 }
 
-static int state_of(pid_t pid) {
-  char path[64], letter = '?';
-  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-  FILE *file = fopen(path, "re");
-  if (file == NULL) return 0;
-  int n = fscanf(file, "%*d (%*[^)]) %c", &letter);
-  fclose(file);
-  return n == 1 ? letter : 0;
-}
-
 /* It holds some and is stopped, and the rest of its credits is used up: the publisher waits for it. */
 static void stop_it_and_fill(struct fixture *f) {
   EVENTUALLY(20, (publish_one(f), f->stopped->ready == 2));
-  kill(f->pid, SIGSTOP);
-  EVENTUALLY(20, state_of(f->pid) == 'T');
+  f->stopped_at_ns = npi_clock_monotonic();
+  cr_assert(process_stop(f->pid));
   while (publish_one(f)) {
   }
 }
@@ -222,7 +220,7 @@ Test(evict, nobody_is_evicted_where_it_is_not_set) {
     usleep(1000);
   }
   cr_assert_eq(n_evicted(&f), 0);
-  cr_assert_eq(state_of(f.pid), 'T');
+  cr_assert_eq(process_state(f.pid), 'T');
   cr_assert_eq(instance_clients(&f.instance, f.pid), 1);
   kill(f.pid, SIGKILL);
   reap(f.pid, 10);
@@ -243,9 +241,9 @@ Test(evict, who_runs_now_and_then_is_not_evicted) {
     kill(f.pid, SIGSTOP);
     usleep(50000);
     kill(f.pid, SIGCONT);
+    EVENTUALLY(20, process_state(f.pid) == 'S'); /* it ran, and rests */
     uint64_t stopped_for = npi_clock_monotonic() - stopped_at;
     if (stopped_for > longest) longest = stopped_for;
-    usleep(500);
   }
   say("evict: stopped for %.0f ms at most\n", (double)longest / 1e6);
   if (longest < 1500000000) { /* else this machine is too busy to say anything */
@@ -264,10 +262,9 @@ Test(evict, a_member_that_is_killed_leaves_its_events_to_the_others) {
   struct fixture f;
   begin(&f, KILL, "work");
   stop_it_and_fill(&f);
-  uint64_t stopped_at = npi_clock_monotonic();
   EVENTUALLY(20, (publish_and_receive(&f), n_evicted(&f) == 1));
   cr_assert_eq(reap(f.pid, 10), CHILD_KILLED + SIGKILL);
-  double ms = (double)(npi_clock_monotonic() - stopped_at) / 1e6;
+  double ms = (double)(npi_clock_monotonic() - f.stopped_at_ns) / 1e6;
   say("evict: killed %.0f ms after it was stopped\n", ms);
   cr_assert_geq(ms, 295.0);
   EVENTUALLY(20, receive(&f) && f.n_seen == f.n_published);
@@ -280,9 +277,28 @@ Test(evict, a_member_that_is_killed_leaves_its_events_to_the_others) {
 
 /* ---- quarantine ---- */
 
+/* The record of the client that is stopped; NULL: there is none. */
+static const struct npi_client_record *record_of(const struct fixture *f) {
+  const struct npi_registry_header *header = instance_header(&f->instance);
+  for (uint32_t i = 0; i < header->clients.count; i++) {
+    const struct npi_client_record *record =
+        (const void *)((const uint8_t *)header + header->clients.offset + (uint64_t)i * header->clients.bytes);
+    if (npi_load_acquire_u32(&record->state) == NPI_RECORD_ACTIVE && record->pid == (uint32_t)f->pid) return record;
+  }
+  return NULL;
+}
+
+/* It is marked before its publishers hear of it, and is without a socket after that: then all of it is done. */
+static int is_shut_out(const struct fixture *f) {
+  const struct npi_client_record *record = record_of(f);
+  uint32_t all = NPI_CLIENT_QUARANTINED | NPI_CLIENT_DETACHED;
+  return record != NULL && (npi_load_relaxed_u32(&record->flags) & all) == all;
+}
+
 static void wait_for_quarantine(struct fixture *f) {
-  EVENTUALLY(20, receive(f) && n_evicted(f) == 1);
-  cr_assert_eq(state_of(f->pid), 'T', "it must not be ended");
+  EVENTUALLY(20, receive(f) && is_shut_out(f));
+  cr_assert_eq(n_evicted(f), 1);
+  cr_assert_eq(process_state(f->pid), 'T', "it must not be ended");
 }
 
 static void go_on_and_find_out(struct fixture *f) {
@@ -315,7 +331,7 @@ Test(evict, a_quarantined_subscriber_blocks_nobody_and_is_told) {
   }
   f.n_published++;
   wait_for_quarantine(&f);
-  for (int i = 0; i < 10 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 10 * CREDITS);
   cr_assert_eq(f.n_seen, f.n_published);
   /* Whoever comes now has nothing to do with it, and memory can be leased as if it were not there. */
   OK(np_publisher_open(f.from, "news", NULL, &another));
@@ -345,7 +361,7 @@ Test(evict, a_quarantined_member_keeps_what_it_has_until_it_leaves) {
   begin(&f, QUARANTINE, "work");
   stop_it_and_fill(&f);
   wait_for_quarantine(&f);
-  for (int i = 0; i < 10 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 10 * CREDITS);
   int missing = (int)(f.n_published - f.n_seen);
   cr_assert_eq(missing, CREDITS, "what it holds, and what it has not taken yet");
   cr_assert_eq(f.n_redelivered, 0, "it may be reading them");
@@ -378,7 +394,7 @@ Test(evict, who_may_not_be_killed_is_quarantined) {
   stop_it_and_fill(&f);
   wait_for_quarantine(&f);
   cr_assert(instance_log_has(&f.instance, "client.not_killed"));
-  for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 4 * CREDITS);
   go_on_and_find_out(&f);
   leave(&f);
   end(&f);
@@ -393,10 +409,10 @@ Test(evict, a_quarantine_outlives_the_broker) {
   wait_for_quarantine(&f);
   instance_kill(&f.instance);
   instance_start_again(&f.instance, NULL);
-  for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 4 * CREDITS);
   np_publisher_close(f.publisher);
   OK(np_publisher_open(f.from, "news", NULL, &f.publisher)); /* comes back for it */
-  for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 4 * CREDITS);
   cr_assert_eq(n_evicted(&f), 1);
   go_on_and_find_out(&f);
   leave(&f);
@@ -405,15 +421,8 @@ Test(evict, a_quarantine_outlives_the_broker) {
 
 /* Since when the registry says that it is stopped. */
 static uint64_t stopped_since(const struct fixture *f) {
-  const struct npi_registry_header *header = instance_header(&f->instance);
-  for (uint32_t i = 0; i < header->clients.count; i++) {
-    const struct npi_client_record *record =
-        (const void *)((const uint8_t *)header + header->clients.offset + (uint64_t)i * header->clients.bytes);
-    if (npi_load_acquire_u32(&record->state) == NPI_RECORD_ACTIVE && record->pid == (uint32_t)f->pid) {
-      return npi_load_acquire_u64(&record->stopped_ns);
-    }
-  }
-  return 0;
+  const struct npi_client_record *record = record_of(f);
+  return record != NULL ? npi_load_acquire_u64(&record->stopped_ns) : 0;
 }
 
 /* The broker that decides it is not the one that saw it stop. */
@@ -421,19 +430,19 @@ Test(evict, a_successor_goes_on_counting) {
   struct fixture f;
   begin(&f, "clients: { evict_after: 3s, evict: quarantine }\n" CHANNELS, "news");
   stop_it_and_fill(&f);
-  uint64_t stopped_at = npi_clock_monotonic();
   EVENTUALLY(20, stopped_since(&f) != 0);
   instance_kill(&f.instance);
   usleep(1000000);
   instance_start_again(&f.instance, NULL);
   uint64_t back_at = npi_clock_monotonic();
   wait_for_quarantine(&f);
-  double after = (double)(npi_clock_monotonic() - stopped_at) / 1e9, back = (double)(back_at - stopped_at) / 1e9;
+  double after = (double)(npi_clock_monotonic() - f.stopped_at_ns) / 1e9;
+  double back = (double)(back_at - f.stopped_at_ns) / 1e9;
   say("evict: %.2f s after it was stopped, by a broker that came after %.2f s\n", after, back);
   cr_assert_geq(after, 2.9);
   /* Time in which the broker did not run is not counted, so on a machine that is busy enough nothing can be said. */
   cr_assert(stopped_since(&f) < back_at || after - back > 3.5, "it began anew to count");
-  for (int i = 0; i < 4 * CREDITS; i++) cr_assert(publish_and_receive(&f));
+  publish_without_waiting(&f, 4 * CREDITS);
   go_on_and_find_out(&f);
   leave(&f);
   end(&f);
