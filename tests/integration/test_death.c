@@ -157,6 +157,12 @@ TEST_WITH_BOTH_BACKENDS(broadcast_subscribers_killed_under_load_cost_the_others_
   instance_stop(&instance);
 }
 
+static uint64_t unseen(const _Atomic uint8_t *seen, uint64_t sent) {
+  uint64_t n = 0;
+  for (uint64_t i = 0; i < sent; i++) n += seen[i] == 0;
+  return n;
+}
+
 TEST_WITH_BOTH_BACKENDS(a_killed_members_events_go_to_another_member_and_none_is_lost) {
   /* Proves: with a member of a group killed again and again while it holds events, each number is seen at least once,
    * and whatever is seen twice is marked as redelivered. */
@@ -193,21 +199,20 @@ TEST_WITH_BOTH_BACKENDS(a_killed_members_events_go_to_another_member_and_none_is
   sender->stop = 1;
   EVENTUALLY(20, sender->done);
   uint64_t sent = sender->sent;
+  cr_assert_lt(sent, NUMBERS, "the test has no room for so many numbers");
+  /* What the dead had waits for credit of the others; whoever stops would find nothing, and not wait for it. */
+  uint64_t lost = 0;
+  EVENTUALLY(20, (lost = unseen(seen, sent)) == 0);
   /* Members keep what they hold until they are told to stop; the sender waits for all of it. */
   for (int i = 0; i < MEMBERS; i++) {
-    usleep(50000);
     receivers[i]->stop = 1;
     cr_assert_eq(reap(pids[i], 20), 0);
     cr_assert_eq(receivers[i]->bad + receivers[i]->twice + receivers[i]->corrupt, 0);
     redelivered += receivers[i]->redelivered;
   }
   cr_assert_eq(reap(sender_pid, 70), 0);
-  cr_assert_lt(sent, NUMBERS, "the test has no room for so many numbers");
-  uint64_t lost = 0;
-  for (uint64_t i = 0; i < sent; i++) lost += seen[i] == 0;
   say("death: %d members killed among %llu events, %llu redelivered, %llu lost\n", KILLS, (unsigned long long)sent,
       (unsigned long long)redelivered, (unsigned long long)lost);
-  cr_assert_eq(lost, 0);
   cr_assert_gt(redelivered, 0, "no kill hit a member that held events: the test showed nothing");
   instance_stop(&instance);
 }
