@@ -99,7 +99,7 @@ static void begin(struct scene *scene, int backend) {
       "  - { name: syslog, proto: tcp, address: \"127.0.0.1:0\", framing: syslog, channel: all, max_frame: 1KiB }\n"
       "  - { name: es, proto: tcp, address: \"127.0.0.1:0\", framing: eventstream, channel: all, max_frame: 1KiB }\n"
       "  - { name: slow, proto: tcp, address: \"127.0.0.1:0\", framing: newline, channel: all,\n"
-      "      idle_timeout: 300ms, frame_timeout: 300ms }\n"
+      "      idle_timeout: 1s, frame_timeout: 1s }\n"
       "  - { name: few, proto: tcp, address: \"127.0.0.1:0\", framing: newline, channel: all, max_connections: 3 }\n"
       "  - { name: packets, proto: udp, address: \"127.0.0.1:0\", framing: { length_prefix: 4 }, channel: all }\n",
       backend == EPOLL ? "epoll" : "io_uring");

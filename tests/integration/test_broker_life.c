@@ -21,6 +21,7 @@
 #include "shm/leftovers.h"
 #include "support/broker_fixture.h"
 #include "support/child.h"
+#include "support/eventually.h"
 #include "support/raw_client.h"
 
 TestSuite(broker_life, .timeout = 60);
@@ -235,8 +236,11 @@ static int run_as_nobody(const void *argument) {
     snprintf(path, sizeof path, "/tmp/numapool-%u", (unsigned)geteuid());
   }
   snprintf(instance, sizeof instance, "user-%ld", (long)getpid());
-  snprintf(command, sizeof command, "timeout -s TERM --preserve-status 1 %s --instance %s 2>&1", NUMAPOOLD_PATH,
-           instance);
+  snprintf(command, sizeof command,
+           "log=$(mktemp); %s --instance %s > $log 2>&1 & n=0; "
+           "until grep -q broker.ready $log || [ $n -ge 400 ]; do n=$((n + 1)); sleep 0.05; done; "
+           "kill -TERM $!; wait $!; status=$?; cat $log; rm $log; exit $status",
+           NUMAPOOLD_PATH, instance);
   int status = shell(command, text, sizeof text);
   fputs(text, stderr);
   CHILD_EXPECT(status == 0);
@@ -281,8 +285,7 @@ Test(broker_life, a_dead_worker_is_started_again) {
   const struct npi_registry_header *header = registry;
   const struct npi_listener_record *record =
       (const struct npi_listener_record *)(const void *)((const char *)registry + header->listeners.offset);
-  for (int i = 0; i < 500 && npi_load_acquire_u32(&record->state) != NPI_LISTENER_LISTENING; i++) usleep(10000);
-  cr_assert(npi_load_acquire_u32(&record->state) == NPI_LISTENER_LISTENING);
+  EVENTUALLY(20, npi_load_acquire_u32(&record->state) == NPI_LISTENER_LISTENING);
   cr_assert(npi_load_relaxed_u32(&record->restarts) == 1 && record->port != 0);
   raw_goodbye(&client);
   npi_test_broker_stop(&broker);

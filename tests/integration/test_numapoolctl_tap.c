@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "support/ctl.h"
+#include "support/process.h"
 
 TestSuite(numapoolctl_tap, .timeout = 120);
 
@@ -143,7 +144,7 @@ Test(numapoolctl_tap, tap_ends_when_it_shall) {
   cr_assert_null(strstr(result.err, "Broken pipe"));
   done(&result);
   result = shell(
-      "$ctl tap news --timeout 1 --format text > /dev/full & "
+      "$ctl tap news --timeout 30 --format text > /dev/full & "
       "until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; echo x | $ctl pub news; wait $!");
   EXPECT_STATUS(result, 1);
   EXPECT_IN(result.err, "cannot write to standard output");
@@ -175,7 +176,9 @@ Test(numapoolctl_tap, tap_and_pub_go_on_without_a_broker) {
       "mkfifo $T/lines; $ctl tap news --count 3 --timeout 60 & tap=$!; $ctl pub news < $T/lines & pub=$!; "
       "exec 4> $T/lines; until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; "
       "until $ctl clients | grep -q numapoolctl-pub; do sleep 0.02; done; "
-      "echo with >&4; sleep 0.3; %s; sleep 3; echo without >&4; sleep 0.3; echo still >&4; exec 4>&-; "
+      "echo with >&4; until grep -q with $T/out; do sleep 0.02; done; %s; "
+      "until grep -q 'the broker is gone' $T/err; do sleep 0.02; done; "
+      "echo without >&4; until grep -q without $T/out; do sleep 0.02; done; echo still >&4; exec 4>&-; "
       "wait $tap && wait $pub",
       command);
   EXPECT_STATUS(result, 0);
@@ -353,22 +356,31 @@ static double seconds_of(const char *command, int expected, const char *words) {
   return (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) / 1e9;
 }
 
+/* A judgement of time: the best of three. The broker is stopped before the command, or by it. */
+static void expect_soon(const char *command, int stops, int expected, const char *words, double limit) {
+  double best = limit;
+  for (int i = 0; i < 3 && best >= limit; i++) {
+    if (stops) cr_assert(process_stop(broker.pid));
+    double seconds = seconds_of(command, expected, words);
+    kill(broker.pid, SIGCONT);
+    fprintf(stderr, "numapoolctl_tap: beside a stopped broker: %.2f s, allowed %.1f s\n", seconds, limit);
+    if (seconds < best) best = seconds;
+  }
+  cr_expect(best < limit, "%s", command);
+}
+
 Test(numapoolctl_tap, a_stopped_broker_takes_no_longer_than_the_timeout) {
   start();
-  kill(broker.pid, SIGSTOP);
-  double seconds = seconds_of("$ctl tap news --timeout 1", 3, "did not answer");
-  cr_expect(seconds < 2.5, "%.1f s", seconds);
-  kill(broker.pid, SIGCONT);
+  expect_soon("$ctl tap news --timeout 1", 1, 3, "did not answer", 2.5);
   /* Stopped after the tap began: its end waits for nobody either. */
   char pid[16];
   snprintf(pid, sizeof pid, "%d", (int)broker.pid);
   setenv("BROKER", pid, 1);
-  seconds = seconds_of(
-      "$ctl tap news --timeout 2 & until $ctl channels | grep -q numapoolctl-tap; do sleep 0.02; done; "
+  expect_soon(
+      "$ctl tap news --timeout 2 & "
+      "until $ctl channels | grep -q numapoolctl-tap || ! kill -0 $!; do sleep 0.02; done; "
       "kill -STOP $BROKER; wait $!",
-      0, "0 events taken");
-  kill(broker.pid, SIGCONT);
-  cr_expect(seconds < 3.5, "%.1f s", seconds);
+      0, 0, "0 events taken", 3.5);
   stop();
 }
 

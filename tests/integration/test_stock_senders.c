@@ -76,6 +76,7 @@ struct relay {
   _Atomic int stop;
   _Atomic size_t n;       /* bytes noted */
   _Atomic size_t packets; /* datagrams noted */
+  _Atomic int ends;       /* connections of the sender that are over */
   uint8_t bytes[1 << 20];
   uint32_t packet_end[2048];
 };
@@ -111,6 +112,7 @@ static void *run_relay(void *argument) {
       close(in);
       close(out);
       in = out = -1;
+      relay->ends++;
     }
   }
   if (relay->is_stream && in >= 0) close(in);
@@ -345,7 +347,8 @@ static void by_rsyslogd(const char *framing, int octets) {
   }
   kill(pid, SIGTERM);
   cr_assert_geq(reap(pid, 30), 0);
-  while (at < relay->n) { /* its farewell */
+  EVENTUALLY(20, relay->ends > 0); /* and so all of it is noted */
+  while (at < relay->n) {          /* its farewell */
     const uint8_t *frame = NULL;
     size_t length = next_frame(relay, &at, octets, &frame);
     size_t size = next_event(&bench, event, sizeof event);

@@ -202,7 +202,7 @@ static void expect_nothing_left(int descriptors, const char *when) {
   int n = count_descriptors(), names = names_in_dev_shm();
   if (n != descriptors) wrong("%s: %d descriptors, before there were %d", when, n, descriptors);
   if (names != 0) wrong("%s: %d names in /dev/shm", when, names);
-  for (int left = 300; left > 0 && waitpid(-1, &how, WNOHANG) >= 0; left--) usleep(10000);
+  for (int left = 2000; left > 0 && waitpid(-1, &how, WNOHANG) >= 0; left--) usleep(10000);
   if (waitpid(-1, &how, WNOHANG) >= 0) wrong("%s: a child process is left", when);
 }
 
@@ -370,10 +370,10 @@ static void adopt(void) {
   fflush(NULL);
   pid_t earlier = fork();
   if (earlier == 0) _exit(earlier_broker(&config));
-  for (int left = 5000; left > 0 && !adopted->is_ready; left--) usleep(1000);
+  for (int left = 20000; left > 0 && !adopted->is_ready; left--) usleep(1000);
   pid_t client = fork();
   if (client == 0) _exit(lasting_client());
-  for (int left = 5000; left > 0 && !adopted->n_up; left--) usleep(1000);
+  for (int left = 20000; left > 0 && !adopted->n_up; left--) usleep(1000);
   if (!adopted->n_up) wrong("before it began: %s", adopted->words);
   kill(earlier, SIGKILL);
   waitpid(earlier, &how, 0);

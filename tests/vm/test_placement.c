@@ -83,7 +83,7 @@ static int publisher_body(void *argument) {
   }
   for (int i = 0; i <= NODES; i++) own->on[i] = on[i];
   own->published = 1;
-  while (!own->end) np_wait_credit(publisher, 5);
+  while (!own->end) usleep(5000); /* no call: it would give back what is looked at */
   np_disconnect(client);
   return 0;
 }
