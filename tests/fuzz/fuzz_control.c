@@ -24,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 extern const uint64_t fuzz_runs;
 const uint64_t fuzz_runs = 80000;
 
-enum { SESSIONS = 4, INPUTS_PER_LIFE = 512, TURNS_MAX = 400 };
+enum { SESSIONS = 4, INPUTS_PER_LIFE = 512, TURNS_MAX = 400, REST_TURNS = 32 };
 
 static int session_fd[SESSIONS];
 static int n_descriptors; /* of the broker without a client */
@@ -283,6 +283,7 @@ static void leave(void) {
     session_fd[0] = -1;
   }
   PROMISE(broker.n_sessions == 0 && left == 0);
+  for (int i = 0; i < REST_TURNS; i++) broker_turn(); /* what the last ones had is given back */
   for (uint32_t i = 0; i < broker.registry.n_publishers; i++) PROMISE(broker.publishers[i] == NULL);
   for (uint32_t i = 0; i < broker.registry.n_subscribers; i++) PROMISE(broker.subscribers[i] == NULL);
   for (uint32_t i = 0; i < broker.registry.n_connections; i++) PROMISE(broker.connections[i] == NULL);
