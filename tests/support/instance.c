@@ -45,7 +45,11 @@ static long read_file(const char *path, char *text, size_t bytes) {
 
 void instance_print_log(const struct instance *instance) {
   static char text[8192];
-  if (read_file(instance->log, text, sizeof text) > 0) say("---- end of %s\n%s----\n", instance->log, text);
+  long n = read_file(instance->log, text, sizeof text);
+  if (n <= 0) return;
+  say("---- end of %s\n", instance->log);
+  if (write(STDERR_FILENO, text, (size_t)n) < 0) abort(); /* more than a line that say() has room for */
+  say("----\n");
 }
 
 int instance_log_has(const struct instance *instance, const char *wanted) {
