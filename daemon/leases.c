@@ -17,6 +17,8 @@
 #include "wire/channel.h"
 
 #define GRANT_PATIENCE_NS UINT64_C(1000000000)
+#define STOCK_NAP_NS      UINT64_C(1000000)
+#define STOCK_PATIENCE_NS UINT64_C(50000000)
 #define STOCK_RETRY_NS    UINT64_C(5000000000)
 
 /* ---- one segment ---- */
@@ -113,9 +115,6 @@ fail:
 /* keep_pages: living clients may still use what they have mapped. */
 static void destroy_segment(struct npi_broker *broker, struct npi_leased *segment, int keep_pages) {
   struct npi_node *node = &broker->leases.nodes[segment->node];
-  segment->client = NULL;
-  segment->number = NPI_NONE;
-  set_state(broker, segment, NPI_SEGMENT_FREE);
   node->n_segments--;
   node->made_bytes -= segment->memory.bytes;
   node->pages_home -= segment->memory.pages_home;
@@ -134,6 +133,33 @@ static void destroy_segment(struct npi_broker *broker, struct npi_leased *segmen
   npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_DESTROYED, 1);
   npi_index_give(&broker->leases.pool, segment->index);
   free(segment);
+}
+
+/* It is nobody's any more. What a successor finds of it, it destroys. */
+static void set_free(struct npi_broker *broker, struct npi_leased *segment) {
+  segment->client = NULL;
+  segment->number = NPI_NONE;
+  set_state(broker, segment, NPI_SEGMENT_FREE);
+}
+
+static void destroy_first_retired(struct npi_broker *broker) {
+  struct npi_leased *segment = broker->leases.retired;
+  DL_DELETE(broker->leases.retired, segment);
+  destroy_segment(broker, segment, 0);
+}
+
+/* Giving pages back takes as long as making them: one segment a turn, and clients are served in between. */
+static void destroy_one(struct npi_timer *timer) {
+  struct npi_broker *broker = timer->owner;
+  if (broker->leases.retired != NULL) destroy_first_retired(broker); /* a lease may have needed the room before */
+  if (broker->leases.retired != NULL) npi_timer_begin(&broker->loop, timer, 0);
+}
+
+static void retire(struct npi_broker *broker, struct npi_leased *segment) {
+  struct npi_leases *leases = &broker->leases;
+  set_free(broker, segment);
+  DL_APPEND(leases->retired, segment);
+  if (leases->retired_timer.due_ns == 0) npi_timer_begin(&broker->loop, &leases->retired_timer, 0);
 }
 
 /* ---- the stock ---- */
@@ -162,9 +188,16 @@ static void plan_stock(struct npi_broker *broker) {
   }
 }
 
-/* One segment a turn: clients are served in between. */
+/* One segment a turn: clients are served in between, and before it, for a while. */
 static void replenish(struct npi_timer *timer) {
   struct npi_broker *broker = timer->owner;
+  uint64_t now_ns = npi_clock_monotonic();
+  int is_busy = broker->loop.n_batch > 1 || broker->leases.made_turn == broker->loop.turn;
+  if (is_busy && now_ns - broker->leases.stocked_ns < STOCK_PATIENCE_NS) {
+    npi_timer_begin(&broker->loop, timer, STOCK_NAP_NS);
+    return;
+  }
+  broker->leases.stocked_ns = now_ns;
   for (uint32_t i = 0; i < broker->leases.n_nodes; i++) {
     if (!wants_stock(broker, i)) continue;
     int status = make_ready(broker, i);
@@ -182,6 +215,7 @@ static int make_tables(struct npi_broker *broker) {
   struct npi_leases *leases = &broker->leases;
   const struct npi_config *config = broker->config;
   npi_timer_init(&leases->stock_timer, replenish, broker);
+  npi_timer_init(&leases->retired_timer, destroy_one, broker);
   int status = npi_index_pool_init(&leases->pool, broker->registry.n_segments);
   if (status != 0) return status;
   leases->nodes = calloc(broker->topology.n_nodes, sizeof *leases->nodes);
@@ -283,10 +317,13 @@ int npi_leases_adopt(struct npi_broker *broker, uint32_t index, const struct npi
 void npi_leases_deinit(struct npi_broker *broker) {
   struct npi_leases *leases = &broker->leases;
   npi_timer_end(&broker->loop, &leases->stock_timer);
+  npi_timer_end(&broker->loop, &leases->retired_timer);
+  while (leases->retired != NULL) destroy_first_retired(broker);
   for (uint32_t i = 0; i < leases->n_nodes; i++) {
     struct npi_leased *segment, *after;
     DL_FOREACH_SAFE(leases->nodes[i].ready, segment, after) {
       DL_DELETE(leases->nodes[i].ready, segment);
+      set_free(broker, segment);
       destroy_segment(broker, segment, 0);
     }
   }
@@ -295,6 +332,7 @@ void npi_leases_deinit(struct npi_broker *broker) {
     if (broker->clients[i] == NULL) continue;
     DL_FOREACH_SAFE(broker->clients[i]->segments, segment, after) {
       DL_DELETE(broker->clients[i]->segments, segment);
+      set_free(broker, segment);
       destroy_segment(broker, segment, 1);
     }
   }
@@ -314,6 +352,7 @@ static int take_of_node(struct npi_broker *broker, uint32_t index, struct npi_le
     node->n_ready--;
     return 0;
   }
+  while (!has_room(broker, index) && broker->leases.retired != NULL) destroy_first_retired(broker);
   return has_room(broker, index) ? make_segment(broker, index, out) : 1;
 }
 
@@ -392,7 +431,7 @@ static void take_back(struct npi_leased *segment) {
   account(client, segment, -1);
   client->numbers[segment->number] = NULL;
   DL_DELETE(client->segments, segment);
-  destroy_segment(client->broker, segment, 0);
+  retire(client->broker, segment);
 }
 
 int npi_leases_give_back(struct npi_client *client, uint32_t number) {

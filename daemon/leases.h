@@ -22,9 +22,12 @@ struct npi_leases {
   uint64_t next_object;
   struct npi_index_pool pool;
   struct npi_timer stock_timer;
-  int stock_failed;   /* the last try to replenish failed, and that was reported */
-  uint32_t n_grants;  /* that wait */
-  uint64_t made_turn; /* the loop's last turn in which memory was made: that is enough for one turn */
+  struct npi_leased *retired; /* free for everybody else; their pages are given back one after the other */
+  struct npi_timer retired_timer;
+  uint64_t stocked_ns; /* when it was last replenished */
+  int stock_failed;    /* the last try to replenish failed, and that was reported */
+  uint32_t n_grants;   /* that wait */
+  uint64_t made_turn;  /* the loop's last turn in which memory was made: that is enough for one turn */
 };
 
 /* Makes the stock of ready segments; takes about half a second a GiB. */
