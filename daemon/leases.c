@@ -123,7 +123,7 @@ static void destroy_segment(struct npi_broker *broker, struct npi_leased *segmen
   show_node(broker, segment->node);
   if (keep_pages) {
     npi_segment_unmap(&segment->memory);
-    if (segment->memory.backend == NPI_BACKEND_POSIX) npi_memory_unlink_posix(segment->memory.name);
+    npi_segment_unlink(&segment->memory);
     close(segment->memory.fd);
     close(segment->memory.readonly_fd);
   } else {
@@ -158,6 +158,7 @@ static void destroy_one(struct npi_timer *timer) {
 static void retire(struct npi_broker *broker, struct npi_leased *segment) {
   struct npi_leases *leases = &broker->leases;
   set_free(broker, segment);
+  npi_segment_unlink(&segment->memory);
   DL_APPEND(leases->retired, segment);
   if (leases->retired_timer.due_ns == 0) npi_timer_begin(&broker->loop, &leases->retired_timer, 0);
 }

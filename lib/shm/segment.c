@@ -257,16 +257,22 @@ void npi_segment_unmap(struct npi_segment *segment) {
   segment->address = NULL;
 }
 
+void npi_segment_unlink(struct npi_segment *segment) {
+  if (segment->fd < 0 || segment->backend != NPI_BACKEND_POSIX || segment->unlinked) return;
+  if (npi_memory_unlink_posix(segment->name) != 0) {
+    npi_log(NPI_LOG_WARNING, "segment.name_kept", "segment=%s reason=\"%s\"", segment->name, npi_detail());
+  }
+  segment->unlinked = 1;
+}
+
 void npi_segment_destroy(struct npi_segment *segment) {
   npi_segment_unmap(segment);
+  npi_segment_unlink(segment);
   if (segment->fd >= 0) {
     if (npi_memory_punch(segment->fd, 0, segment->bytes) != 0) {
       npi_log(NPI_LOG_WARNING, "segment.pages_kept", "segment=%s reason=\"%s\"", segment->name, npi_detail());
     }
     close(segment->fd);
-    if (segment->backend == NPI_BACKEND_POSIX && npi_memory_unlink_posix(segment->name) != 0) {
-      npi_log(NPI_LOG_WARNING, "segment.name_kept", "segment=%s reason=\"%s\"", segment->name, npi_detail());
-    }
   }
   if (segment->readonly_fd >= 0) close(segment->readonly_fd);
   make_empty(segment);

@@ -39,6 +39,7 @@ struct npi_segment {
   uint64_t bytes;      /* as asked */
   uint64_t page_bytes; /* obtained: 4096, or 2 MiB with explicit huge pages */
   char name[96];
+  int unlinked; /* see npi_segment_unlink() */
   enum npi_segment_backend backend;
   int node;
   int bound;              /* 1: the kernel took the memory policy */
@@ -60,9 +61,12 @@ int npi_segment_create(struct npi_segment *segment, const struct npi_segment_opt
 /* The broker keeps descriptors only; the pages stay. Without a mapping: nothing. */
 void npi_segment_unmap(struct npi_segment *segment);
 
+/* Nobody finds it by name any more; who has it open keeps it. A memfd has no name: nothing. Again: nothing. */
+void npi_segment_unlink(struct npi_segment *segment);
+
 /*
  * Gives the pages back, also where others still hold descriptors or mappings (they then read zeros and pay for what
- * they touch: only when nobody uses the segment any more), closes, unlinks. An empty segment is fine; it is empty after.
+ * they touch: only when nobody uses the segment any more), unlinks, closes. An empty segment is fine; it is empty after.
  */
 void npi_segment_destroy(struct npi_segment *segment);
 
