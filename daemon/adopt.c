@@ -145,8 +145,8 @@ int npi_adopt_begin(struct npi_broker *broker) {
 static int is_needed(void *context, uint64_t object) {
   const struct npi_broker *broker = context;
   const struct npi_leased *segment;
-  for (uint32_t i = 0; i < broker->leases.n_nodes; i++) {
-    DL_FOREACH(broker->leases.nodes[i].ready, segment) {
+  for (uint32_t i = 0; i < broker->stock.n_nodes; i++) {
+    DL_FOREACH(broker->stock.nodes[i].ready, segment) {
       if (segment->object == object) return 1;
     }
   }
@@ -189,7 +189,7 @@ void npi_adopt_finish(struct npi_broker *broker) {
   drop_unneeded(broker);
   npi_shm_remove_unneeded(broker->config->instance, geteuid(), is_needed, broker, &n_removed);
   tell_all(broker);
-  npi_leases_plan_stock(broker);
+  npi_stock_plan(broker);
   npi_log(NPI_LOG_INFO, "broker.adopted",
           "instance=%s incarnation=%u clients=%u died=%u lost=%u connections=%u finished=%u leftovers=%u",
           broker->config->instance, npi_load_relaxed_u32(&broker->registry.header->incarnation),

@@ -12,6 +12,7 @@
 #include "daemon/channels.h"
 #include "daemon/clients.h"
 #include "daemon/connections.h"
+#include "daemon/leases.h"
 #include "daemon/reaper.h"
 #include "daemon/session.h"
 #include "os/os_memory.h"
@@ -44,7 +45,7 @@ static void restore_pools(struct npi_broker *broker) {
                       state_of(&image->connections[i].state) != 0);
   }
   for (uint32_t i = broker->registry.n_segments; i-- > 0;) {
-    npi_index_restore(&broker->leases.pool, i, image->segments[i].version, state_of(&image->segments[i].state) != 0);
+    npi_index_restore(&broker->stock.pool, i, image->segments[i].version, state_of(&image->segments[i].state) != 0);
   }
 }
 
@@ -137,15 +138,16 @@ static int adopt_segments(struct npi_broker *broker) {
     int fd = -1, status = take_segment(broker, i, record, &fd);
     if (status < 0) return status;
     if (status == 1) {
-      status =
-          npi_leases_adopt(broker, i, record, state == NPI_SEGMENT_READY ? NULL : broker->clients[record->client], fd);
+      struct npi_leased *segment;
+      status = npi_stock_adopt(broker, i, record, fd, &segment);
       if (status != 0) return status;
+      if (state != NPI_SEGMENT_READY) npi_leases_adopt(broker->clients[record->client], segment, record->number);
       continue;
     }
     /* Nobody can be shown it any more: who publishes in it cannot go on. */
     npi_log(NPI_LOG_WARNING, "segment.lost", "segment=%u reason=\"the keeper does not have it\"", i);
     npi_store_release_u32(&broker->registry.segments[i].state, NPI_SEGMENT_FREE);
-    npi_index_give(&broker->leases.pool, i);
+    npi_index_give(&broker->stock.pool, i);
     if (state == NPI_SEGMENT_READY) continue;
     struct npi_client *client = broker->clients[record->client];
     if (client->session != NULL) npi_session_end(client->session);
@@ -159,7 +161,7 @@ static int adopt_segments(struct npi_broker *broker) {
 int npi_adopt_objects(struct npi_broker *broker) {
   const struct npi_registry *registry = &broker->registry;
   const struct npi_adopt_image *image = &broker->adopt->image;
-  int status = npi_leases_init_adopted(broker, image->next_object);
+  int status = npi_stock_init_adopted(broker, image->next_object);
   if (status != 0) return status;
   restore_pools(broker);
   for (uint32_t i = 0; i < registry->n_channels && status == 0; i++) {

@@ -9,6 +9,7 @@
 #include "daemon/channels.h"
 #include "daemon/clients.h"
 #include "daemon/connections.h"
+#include "daemon/leases.h"
 #include "daemon/reaper.h"
 #include "os/os_process.h"
 #include "wire/channel.h"

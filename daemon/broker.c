@@ -16,6 +16,7 @@
 #include "daemon/channels.h"
 #include "daemon/clients.h"
 #include "daemon/evict.h"
+#include "daemon/leases.h"
 #include "daemon/lock.h"
 #include "daemon/notify.h"
 #include "daemon/session.h"
@@ -198,7 +199,7 @@ static int begin_life(struct npi_broker *broker) {
   if (status == 0) status = npi_channels_init(broker);
   if (status == 0 && broker->after_crash) status = open_door(broker); /* clients of the life before: to tell them so */
   if (status == 0) status = npi_workers_init(broker); /* sockets: before memory is filled, since more often wrong */
-  if (status == 0) status = npi_leases_init(broker);
+  if (status == 0) status = npi_stock_init(broker);
   if (status == 0) npi_registry_announce(&broker->registry);
   return status;
 }
@@ -332,6 +333,7 @@ void npi_broker_stop(struct npi_broker *broker) {
     if (broker->clients[i] != NULL) npi_leases_cancel(broker->clients[i]);
   }
   npi_leases_deinit(broker);
+  npi_stock_deinit(broker);
   DL_FOREACH_SAFE(broker->sessions, session, after) npi_session_end(session);
   npi_channels_deinit(broker);
   free_tables(broker);

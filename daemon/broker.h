@@ -11,10 +11,10 @@
 #include "daemon/config.h"
 #include "daemon/evict.h"
 #include "daemon/keep.h"
-#include "daemon/leases.h"
 #include "daemon/loop.h"
 #include "daemon/objects.h"
 #include "daemon/registry.h"
+#include "daemon/stock.h"
 #include "daemon/workers.h"
 #include "numapool/version.h"
 #include "os/os_numa.h"
@@ -51,7 +51,8 @@ struct npi_broker {
   struct npi_connection **connections;
   struct npi_channel *channels; /* uthash, by name */
 
-  struct npi_leases leases;
+  struct npi_stock stock;
+  uint32_t n_grants; /* leases that wait for somebody */
   struct npi_workers workers;
   struct npi_timer drain_deadline;
   struct npi_evict evict;

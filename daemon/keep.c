@@ -217,8 +217,8 @@ void npi_keep_everything(struct npi_broker *broker) {
     npi_keep_client(client, client->session != NULL ? client->session->pidfd : -1);
     DL_FOREACH(client->segments, segment) npi_keep_segment(broker, segment);
   }
-  for (uint32_t i = 0; i < broker->leases.n_nodes; i++) {
-    DL_FOREACH(broker->leases.nodes[i].ready, segment) npi_keep_segment(broker, segment);
+  for (uint32_t i = 0; i < broker->stock.n_nodes; i++) {
+    DL_FOREACH(broker->stock.nodes[i].ready, segment) npi_keep_segment(broker, segment);
   }
   for (uint32_t i = 0; i < broker->workers.n_workers; i++) {
     npi_keep_worker(broker, i);

@@ -4,388 +4,23 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/status.h"
 #include "daemon/broker.h"
 #include "daemon/clients.h"
 #include "daemon/session.h"
-#include "os/os_clock.h"
-#include "os/os_memory.h"
-#include "shm/leftovers.h"
 #include "wire/channel.h"
 
 #define GRANT_PATIENCE_NS UINT64_C(1000000000)
-#define STOCK_NAP_NS      UINT64_C(1000000)
-#define STOCK_PATIENCE_NS UINT64_C(50000000)
-#define STOCK_RETRY_NS    UINT64_C(5000000000)
 
-/* ---- one segment ---- */
-
-static void show_node(struct npi_broker *broker, uint32_t index) {
-  const struct npi_node *node = &broker->leases.nodes[index];
-  struct npi_node_record *record = &broker->registry.nodes[index];
-  npi_store_relaxed_u64(&record->made_bytes, node->made_bytes);
-  npi_store_relaxed_u64(&record->leased_bytes, node->leased_bytes);
-  npi_store_relaxed_u64(&record->pages_home, node->pages_home);
-  npi_store_relaxed_u64(&record->pages_away, node->pages_away);
-  npi_store_relaxed_u64(&record->pages_unknown, node->pages_unknown);
-}
-
-/* A record is filled before its state says that it counts, and taken down after: a successor checks what counts. */
-static void set_state(struct npi_broker *broker, struct npi_leased *segment, enum npi_segment_state state) {
-  struct npi_segment_record *record = &broker->registry.segments[segment->index];
-  segment->state = (uint32_t)state;
-  if (state == NPI_SEGMENT_FREE) {
-    npi_store_release_u32(&record->state, state);
-    npi_barrier_compiler();
-  }
-  record->client = segment->client != NULL ? segment->client->index : NPI_NONE;
-  record->number = segment->number;
-  npi_store_release_u32(&record->state, state);
-}
-
-static void account(struct npi_client *client, struct npi_leased *segment, int sign);
-
-static int has_room(const struct npi_broker *broker, uint32_t node) {
-  return broker->leases.nodes[node].n_segments < broker->config->memory.segments_per_node;
-}
-
-static int make_segment(struct npi_broker *broker, uint32_t node_index, struct npi_leased **out) {
-  struct npi_leases *leases = &broker->leases;
-  struct npi_node *node = &leases->nodes[node_index];
-  const struct npi_config *config = broker->config;
-  char name[96];
-  uint32_t version = 0;
-  *out = NULL;
-  uint32_t index = npi_index_take(&leases->pool, &version);
-  if (index == NPI_NONE) return npi_fail(NP_ERR_LIMIT, "all %u segment records are in use", leases->pool.count);
-  struct npi_leased *segment = calloc(1, sizeof *segment);
-  int status = segment == NULL ? npi_fail(NP_ERR_NO_MEMORY, "no memory for a segment's record") : 0;
-  if (status != 0) goto fail;
-  segment->index = index;
-  segment->version = version;
-  segment->node = node_index;
-  segment->number = NPI_NONE;
-  segment->object = leases->next_object++;
-  npi_shm_name(name, sizeof name, config->instance, geteuid(), "seg", (int64_t)segment->object);
-  struct npi_segment_options options = {.backend = config->memory.backend,
-                                        .numa = config->numa.mode,
-                                        .huge = config->memory.huge_pages,
-                                        .name = name,
-                                        .bytes = config->memory.segment,
-                                        .node = config->numa.mode == NPI_NUMA_OFF ? -1 : node->id};
-  leases->made_turn = broker->loop.turn;
-  status = npi_segment_create(&segment->memory, &options);
-  if (status != 0) goto fail;
-  npi_segment_unmap(&segment->memory);
-
-  node->n_segments++;
-  node->made_bytes += segment->memory.bytes;
-  node->pages_home += segment->memory.pages_home;
-  node->pages_away += segment->memory.pages_away;
-  node->pages_unknown += segment->memory.pages_unknown;
-  if (!segment->memory.bound && config->numa.mode != NPI_NUMA_OFF) {
-    npi_store_relaxed_u32(&broker->registry.nodes[node_index].bind_refused, 1);
-  }
-  struct npi_segment_record *record = &broker->registry.segments[index];
-  record->version = version;
-  record->node = node_index;
-  record->bound = (uint32_t)segment->memory.bound;
-  record->object = segment->object;
-  record->bytes = segment->memory.bytes;
-  record->page_bytes = segment->memory.page_bytes;
-  npi_store_relaxed_u64(&record->pages_home, segment->memory.pages_home);
-  npi_store_relaxed_u64(&record->pages_away, segment->memory.pages_away);
-  npi_store_relaxed_u64(&record->pages_unknown, segment->memory.pages_unknown);
-  record->measured_ns = npi_clock_realtime();
-  npi_keep_segment(broker, segment);
-  show_node(broker, node_index);
-  npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_MADE, 1);
-  *out = segment;
-  return 0;
-
-fail:
-  free(segment);
-  npi_index_give(&leases->pool, index);
-  return status;
-}
-
-/* keep_pages: living clients may still use what they have mapped. */
-static void destroy_segment(struct npi_broker *broker, struct npi_leased *segment, int keep_pages) {
-  struct npi_node *node = &broker->leases.nodes[segment->node];
-  node->n_segments--;
-  node->made_bytes -= segment->memory.bytes;
-  node->pages_home -= segment->memory.pages_home;
-  node->pages_away -= segment->memory.pages_away;
-  node->pages_unknown -= segment->memory.pages_unknown;
-  show_node(broker, segment->node);
-  if (keep_pages) {
-    npi_segment_unmap(&segment->memory);
-    npi_segment_unlink(&segment->memory);
-    close(segment->memory.fd);
-    close(segment->memory.readonly_fd);
-  } else {
-    npi_segment_destroy(&segment->memory);
-  }
-  npi_keep_drop(broker, NPI_KEPT_SEGMENT, segment->index, segment->version);
-  npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_DESTROYED, 1);
-  npi_index_give(&broker->leases.pool, segment->index);
-  free(segment);
-}
-
-/* It is nobody's any more. What a successor finds of it, it destroys. */
-static void set_free(struct npi_broker *broker, struct npi_leased *segment) {
-  segment->client = NULL;
-  segment->number = NPI_NONE;
-  set_state(broker, segment, NPI_SEGMENT_FREE);
-}
-
-static void destroy_first_retired(struct npi_broker *broker) {
-  struct npi_leased *segment = broker->leases.retired;
-  DL_DELETE(broker->leases.retired, segment);
-  destroy_segment(broker, segment, 0);
-}
-
-/* Giving pages back takes as long as making them: one segment a turn, and clients are served in between. */
-static void destroy_one(struct npi_timer *timer) {
-  struct npi_broker *broker = timer->owner;
-  if (broker->leases.retired != NULL) destroy_first_retired(broker); /* a lease may have needed the room before */
-  if (broker->leases.retired != NULL) npi_timer_begin(&broker->loop, timer, 0);
-}
-
-static void retire(struct npi_broker *broker, struct npi_leased *segment) {
-  struct npi_leases *leases = &broker->leases;
-  set_free(broker, segment);
-  npi_segment_unlink(&segment->memory);
-  DL_APPEND(leases->retired, segment);
-  if (leases->retired_timer.due_ns == 0) npi_timer_begin(&broker->loop, &leases->retired_timer, 0);
-}
-
-/* ---- the stock ---- */
-
-static int make_ready(struct npi_broker *broker, uint32_t node) {
-  struct npi_leased *segment;
-  int status = make_segment(broker, node, &segment);
-  if (status != 0) return status;
-  set_state(broker, segment, NPI_SEGMENT_READY);
-  DL_APPEND(broker->leases.nodes[node].ready, segment);
-  broker->leases.nodes[node].n_ready++;
-  return 0;
-}
-
-static int wants_stock(const struct npi_broker *broker, uint32_t node) {
-  return broker->leases.nodes[node].n_ready < broker->leases.ready_wanted && has_room(broker, node);
-}
-
-static void plan_stock(struct npi_broker *broker) {
-  struct npi_leases *leases = &broker->leases;
-  if (broker->draining || leases->stock_timer.due_ns != 0) return;
-  for (uint32_t i = 0; i < leases->n_nodes; i++) {
-    if (!wants_stock(broker, i)) continue;
-    npi_timer_begin(&broker->loop, &leases->stock_timer, leases->stock_failed ? STOCK_RETRY_NS : 0);
-    return;
-  }
-}
-
-/* One segment a turn: clients are served in between, and before it, for a while. */
-static void replenish(struct npi_timer *timer) {
-  struct npi_broker *broker = timer->owner;
-  uint64_t now_ns = npi_clock_monotonic();
-  int is_busy = broker->loop.n_batch > 1 || broker->leases.made_turn == broker->loop.turn;
-  if (is_busy && now_ns - broker->leases.stocked_ns < STOCK_PATIENCE_NS) {
-    npi_timer_begin(&broker->loop, timer, STOCK_NAP_NS);
-    return;
-  }
-  broker->leases.stocked_ns = now_ns;
-  for (uint32_t i = 0; i < broker->leases.n_nodes; i++) {
-    if (!wants_stock(broker, i)) continue;
-    int status = make_ready(broker, i);
-    if (status != 0 && !broker->leases.stock_failed) {
-      npi_log(NPI_LOG_WARNING, "memory.stock_short", "node=%d ready=%u wanted=%u reason=\"%s\"",
-              broker->leases.nodes[i].id, broker->leases.nodes[i].n_ready, broker->leases.ready_wanted, npi_detail());
-    }
-    broker->leases.stock_failed = status != 0;
-    break;
-  }
-  plan_stock(broker);
-}
-
-static int make_tables(struct npi_broker *broker) {
-  struct npi_leases *leases = &broker->leases;
-  const struct npi_config *config = broker->config;
-  npi_timer_init(&leases->stock_timer, replenish, broker);
-  npi_timer_init(&leases->retired_timer, destroy_one, broker);
-  int status = npi_index_pool_init(&leases->pool, broker->registry.n_segments);
-  if (status != 0) return status;
-  leases->nodes = calloc(broker->topology.n_nodes, sizeof *leases->nodes);
-  if (leases->nodes == NULL) return npi_fail(NP_ERR_NO_MEMORY, "no memory for the table of nodes");
-  leases->n_nodes = broker->topology.n_nodes;
-  uint64_t wanted = (config->memory.ready + config->memory.segment - 1) / config->memory.segment;
-  if (wanted > config->memory.segments_per_node) wanted = config->memory.segments_per_node;
-  leases->ready_wanted = (uint32_t)wanted;
-  for (uint32_t i = 0; i < leases->n_nodes; i++) leases->nodes[i].id = broker->topology.node[i].id;
-  return 0;
-}
-
-int npi_leases_init(struct npi_broker *broker) {
-  struct npi_leases *leases = &broker->leases;
-  int status = make_tables(broker);
-  if (status != 0) return status;
-  uint64_t last_report = npi_clock_monotonic();
-  for (uint32_t i = 0; i < leases->n_nodes; i++) {
-    for (uint32_t k = 0; k < leases->ready_wanted; k++) {
-      status = make_ready(broker, i);
-      if (status != 0) return npi_trail(status, "ready memory of node %d", leases->nodes[i].id);
-      uint64_t now = npi_clock_monotonic();
-      if (now - last_report > UINT64_C(2000000000)) {
-        npi_log(NPI_LOG_INFO, "memory.progress", "node=%d ready=%u wanted=%u", leases->nodes[i].id, k + 1,
-                leases->ready_wanted);
-        last_report = now;
-      }
-    }
-    const struct npi_node *node = &leases->nodes[i];
-    npi_log(node->pages_away > 0 ? NPI_LOG_WARNING : NPI_LOG_INFO, "memory.ready",
-            "node=%d bytes=%" PRIu64 " segments=%u pages_home=%" PRIu64 " pages_away=%" PRIu64
-            " pages_unknown=%" PRIu64,
-            node->id, node->made_bytes, node->n_ready, node->pages_home, node->pages_away, node->pages_unknown);
-  }
-  return 0;
-}
-
-/* ---- a predecessor's ---- */
-
-int npi_leases_init_adopted(struct npi_broker *broker, uint64_t next_object) {
-  broker->leases.next_object = next_object;
-  return make_tables(broker);
-}
-
-void npi_leases_plan_stock(struct npi_broker *broker) {
-  plan_stock(broker);
-}
-
-int npi_leases_adopt(struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record,
-                     struct npi_client *client, int fd) {
-  struct npi_node *node = &broker->leases.nodes[record->node];
-  struct npi_leased *segment = calloc(1, sizeof *segment);
-  if (segment == NULL) {
-    close(fd);
-    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a segment's record");
-  }
-  segment->index = index;
-  segment->version = record->version;
-  segment->state = npi_load_relaxed_u32(&record->state);
-  segment->node = record->node;
-  segment->number = client != NULL ? record->number : NPI_NONE;
-  segment->object = record->object;
-  segment->client = client;
-  struct npi_segment *memory = &segment->memory;
-  npi_shm_name(memory->name, sizeof memory->name, broker->config->instance, geteuid(), "seg", (int64_t)record->object);
-  memory->fd = fd;
-  memory->readonly_fd = -1;
-  memory->bytes = record->bytes;
-  memory->page_bytes = record->page_bytes;
-  memory->backend = broker->config->memory.backend;
-  memory->node = broker->config->numa.mode == NPI_NUMA_OFF ? -1 : node->id;
-  memory->bound = (int)record->bound;
-  memory->pages_home = npi_load_relaxed_u64(&record->pages_home);
-  memory->pages_away = npi_load_relaxed_u64(&record->pages_away);
-  memory->pages_unknown = npi_load_relaxed_u64(&record->pages_unknown);
-  int status = npi_memory_reopen_readonly(fd, &memory->readonly_fd);
-  if (status != 0) {
-    close(fd);
-    free(segment);
-    return status;
-  }
-  node->n_segments++;
-  node->made_bytes += memory->bytes;
-  node->pages_home += memory->pages_home;
-  node->pages_away += memory->pages_away;
-  node->pages_unknown += memory->pages_unknown;
-  if (client == NULL) {
-    DL_APPEND(node->ready, segment);
-    node->n_ready++;
-    show_node(broker, record->node);
-    return 0;
-  }
-  client->numbers[segment->number] = segment;
-  DL_APPEND(client->segments, segment);
-  account(client, segment, 1);
-  return 0;
-}
-
-void npi_leases_deinit(struct npi_broker *broker) {
-  struct npi_leases *leases = &broker->leases;
-  npi_timer_end(&broker->loop, &leases->stock_timer);
-  npi_timer_end(&broker->loop, &leases->retired_timer);
-  while (leases->retired != NULL) destroy_first_retired(broker);
-  for (uint32_t i = 0; i < leases->n_nodes; i++) {
-    struct npi_leased *segment, *after;
-    DL_FOREACH_SAFE(leases->nodes[i].ready, segment, after) {
-      DL_DELETE(leases->nodes[i].ready, segment);
-      set_free(broker, segment);
-      destroy_segment(broker, segment, 0);
-    }
-  }
-  for (uint32_t i = 0; broker->clients != NULL && i < broker->registry.n_clients; i++) {
-    struct npi_leased *segment, *after;
-    if (broker->clients[i] == NULL) continue;
-    DL_FOREACH_SAFE(broker->clients[i]->segments, segment, after) {
-      DL_DELETE(broker->clients[i]->segments, segment);
-      set_free(broker, segment);
-      destroy_segment(broker, segment, 1);
-    }
-  }
-  free(leases->nodes);
-  npi_index_pool_deinit(&leases->pool);
-  memset(leases, 0, sizeof *leases);
-}
-
-/* ---- taking and giving back ---- */
-
-/* A ready segment of the node, else a new one. > 0: the node's budget is spent. */
-static int take_of_node(struct npi_broker *broker, uint32_t index, struct npi_leased **out) {
-  struct npi_node *node = &broker->leases.nodes[index];
-  if (node->ready != NULL) {
-    *out = node->ready;
-    DL_DELETE(node->ready, *out);
-    node->n_ready--;
-    return 0;
-  }
-  while (!has_room(broker, index) && broker->leases.retired != NULL) destroy_first_retired(broker);
-  return has_room(broker, index) ? make_segment(broker, index, out) : 1;
-}
-
-static int take_segment(struct npi_client *client, struct npi_leased **out) {
-  struct npi_broker *broker = client->broker;
-  int status = take_of_node(broker, client->node, out);
-  if (status == 0) return 0;
-  int failure = status < 0 ? status : 0;
-  if (broker->config->numa.mode != NPI_NUMA_STRICT) {
-    for (uint32_t i = 0; i < broker->leases.n_nodes; i++) {
-      if (i == client->node) continue;
-      status = take_of_node(broker, i, out);
-      if (status == 0) return 0;
-      if (status < 0) failure = status;
-    }
-  }
-  if (failure != 0) return failure;
-  const struct npi_node *node = &broker->leases.nodes[client->node];
-  return npi_fail(NP_ERR_NO_MEMORY,
-                  "the memory budget of node %d is spent: %" PRIu64 " of %" PRIu64
-                  " bytes are leased; raise memory.per_node, or release events sooner",
-                  node->id, node->leased_bytes,
-                  (uint64_t)broker->config->memory.segments_per_node * broker->config->memory.segment);
-}
+/* ---- segments of a client ---- */
 
 static void account(struct npi_client *client, struct npi_leased *segment, int sign) {
   struct npi_broker *broker = client->broker;
-  uint64_t bytes = sign > 0 ? segment->memory.bytes : -segment->memory.bytes;
-  client->leased_bytes += bytes;
-  broker->leases.nodes[segment->node].leased_bytes += bytes;
+  client->leased_bytes += sign > 0 ? segment->memory.bytes : -segment->memory.bytes;
   npi_store_relaxed_u64(&broker->registry.clients[client->index].leased_bytes, client->leased_bytes);
-  show_node(broker, segment->node);
+  npi_stock_account(broker, segment, sign);
 }
 
 static void give_to(struct npi_client *client, struct npi_leased *segment) {
@@ -396,7 +31,15 @@ static void give_to(struct npi_client *client, struct npi_leased *segment) {
   segment->client = client;
   DL_APPEND(client->segments, segment);
   account(client, segment, 1);
-  set_state(client->broker, segment, NPI_SEGMENT_LEASED);
+  npi_stock_set_state(client->broker, segment, NPI_SEGMENT_LEASED);
+}
+
+void npi_leases_adopt(struct npi_client *client, struct npi_leased *segment, uint32_t number) {
+  segment->client = client;
+  segment->number = number;
+  client->numbers[number] = segment;
+  DL_APPEND(client->segments, segment);
+  account(client, segment, 1);
 }
 
 static void fill_segment_frame(struct npi_control_frame *frame, enum npi_control_type type,
@@ -432,7 +75,7 @@ static void take_back(struct npi_leased *segment) {
   account(client, segment, -1);
   client->numbers[segment->number] = NULL;
   DL_DELETE(client->segments, segment);
-  retire(client->broker, segment);
+  npi_stock_retire(client->broker, segment);
 }
 
 int npi_leases_give_back(struct npi_client *client, uint32_t number) {
@@ -442,7 +85,7 @@ int npi_leases_give_back(struct npi_client *client, uint32_t number) {
   }
   take_back(segment);
   npi_registry_count(&client->broker->registry, NPI_BROKER_RETURNS, 1);
-  plan_stock(client->broker);
+  npi_stock_plan(client->broker);
   return 0;
 }
 
@@ -451,7 +94,7 @@ void npi_leases_take_back_unnamed(struct npi_client *client) {
   DL_FOREACH_SAFE(client->segments, segment, after) {
     if (!segment->named) take_back(segment);
   }
-  plan_stock(client->broker);
+  npi_stock_plan(client->broker);
 }
 
 void npi_leases_tell_gone(struct npi_client *client, uint32_t number) {
@@ -465,13 +108,13 @@ void npi_leases_tell_gone(struct npi_client *client, uint32_t number) {
 
 void npi_leases_drain(struct npi_client *client) {
   struct npi_leased *segment;
-  DL_FOREACH(client->segments, segment) set_state(client->broker, segment, NPI_SEGMENT_DRAINING);
+  DL_FOREACH(client->segments, segment) npi_stock_set_state(client->broker, segment, NPI_SEGMENT_DRAINING);
 }
 
 void npi_leases_destroy_all(struct npi_client *client) {
   struct npi_leased *segment, *after;
   DL_FOREACH_SAFE(client->segments, segment, after) take_back(segment);
-  plan_stock(client->broker);
+  npi_stock_plan(client->broker);
 }
 
 /* ---- leases ---- */
@@ -480,7 +123,7 @@ static void free_grant(struct npi_client *client) {
   struct npi_grant *grant = client->grant;
   npi_timer_end(&client->broker->loop, &grant->timer);
   client->grant = NULL;
-  client->broker->leases.n_grants--;
+  client->broker->n_grants--;
   free(grant->segments);
   free(grant->waits);
   free(grant);
@@ -492,7 +135,7 @@ void npi_leases_cancel(struct npi_client *client) {
   if (grant == NULL) return;
   for (uint32_t i = 0; i < grant->n_segments; i++) take_back(grant->segments[i]);
   free_grant(client);
-  plan_stock(client->broker);
+  npi_stock_plan(client->broker);
 }
 
 static void complete(struct npi_client *client) {
@@ -515,7 +158,7 @@ static void complete(struct npi_client *client) {
   npi_log(NPI_LOG_DEBUG, "lease.granted", "client=%u name=%s segments=%u bytes=%" PRIu64 " total=%" PRIu64,
           client->index, client->name, grant->n_segments, bytes, client->leased_bytes);
   free_grant(client);
-  plan_stock(client->broker);
+  npi_stock_plan(client->broker);
 }
 
 /*
@@ -544,7 +187,7 @@ static struct npi_client *waits_for(const struct npi_client *client) {
 }
 
 void npi_leases_progress(struct npi_broker *broker) {
-  for (uint32_t i = 0; broker->leases.n_grants > 0 && i < broker->registry.n_clients; i++) {
+  for (uint32_t i = 0; broker->n_grants > 0 && i < broker->registry.n_clients; i++) {
     struct npi_client *client = broker->clients[i];
     if (client == NULL || client->grant == NULL || client->grant->n_segments < client->grant->wanted) continue;
     if (waits_for(client) == NULL) complete(client);
@@ -607,7 +250,7 @@ static int begin_grant(struct npi_client *client, uint32_t request, uint32_t n) 
   grant->wanted = n;
   npi_timer_init(&grant->timer, NULL, client);
   client->grant = grant;
-  client->broker->leases.n_grants++;
+  client->broker->n_grants++;
   return 0;
 }
 
@@ -654,13 +297,13 @@ static int make_some(struct npi_client *client) {
   int status = 0;
   while (grant->n_segments < grant->wanted) {
     struct npi_leased *segment;
-    if (broker->leases.made_turn == broker->loop.turn && broker->leases.nodes[client->node].ready == NULL) {
+    if (npi_stock_would_hold_up(broker, client->node)) {
       npi_timer_init(&grant->timer, make_on, client);
       npi_timer_begin(&broker->loop, &grant->timer, 0);
       if (client->session != NULL) npi_session_update_watch(client->session);
       return 0;
     }
-    status = take_segment(client, &segment);
+    status = npi_stock_take(broker, client->node, &segment);
     if (status != 0) break;
     give_to(client, segment);
     grant->segments[grant->n_segments++] = segment;
@@ -703,4 +346,15 @@ int npi_leases_lease(struct npi_client *client, uint64_t bytes, uint32_t request
   int status = lease(client, bytes, request);
   if (status != 0) npi_registry_count(&client->broker->registry, NPI_BROKER_LEASES_REFUSED, 1);
   return status;
+}
+
+void npi_leases_deinit(struct npi_broker *broker) {
+  for (uint32_t i = 0; broker->clients != NULL && i < broker->registry.n_clients; i++) {
+    struct npi_leased *segment, *after;
+    if (broker->clients[i] == NULL) continue;
+    DL_FOREACH_SAFE(broker->clients[i]->segments, segment, after) {
+      DL_DELETE(broker->clients[i]->segments, segment);
+      npi_stock_abandon(broker, segment);
+    }
+  }
 }

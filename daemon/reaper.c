@@ -7,6 +7,7 @@
 #include "daemon/broker.h"
 #include "daemon/channels.h"
 #include "daemon/clients.h"
+#include "daemon/leases.h"
 
 static const char *reason_text(enum npi_gone_reason reason) {
   switch (reason) {

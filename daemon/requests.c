@@ -16,6 +16,7 @@
 #include "daemon/clients.h"
 #include "daemon/connections.h"
 #include "daemon/identity.h"
+#include "daemon/leases.h"
 #include "os/os_process.h"
 #include "wire/channel.h"
 
@@ -113,7 +114,7 @@ static enum npi_request_result hello(struct npi_session *session, const struct n
   npi_timer_end(&broker->loop, &session->timer);
   npi_registry_count(&broker->registry, NPI_BROKER_CONNECTS, 1);
   npi_log(NPI_LOG_INFO, "client.connected", "client=%u name=%s pid=%d uid=%u node=%d", client->index, client->name,
-          (int)client->pid, (unsigned)client->uid, broker->leases.nodes[node].id);
+          (int)client->pid, (unsigned)client->uid, broker->stock.nodes[node].id);
 
   struct npi_control_frame reply;
   npi_control_init(&reply, NPI_CONTROL_HELLO, frame->head.request, 0);

@@ -15,6 +15,7 @@
 #include "daemon/clients.h"
 #include "daemon/departed.h"
 #include "daemon/identity.h"
+#include "daemon/leases.h"
 #include "daemon/reaper.h"
 #include "daemon/requests.h"
 #include "os/os_clock.h"
