@@ -26,10 +26,6 @@ void npi_account_open_subscriber(struct npi_subscriber_record *record) {
 
 /* ---- connections ------------------------------------------------------------------------------------ */
 
-static const struct npi_ring_block *block_at(const struct npi_client *client, uint64_t offset) {
-  return (const struct npi_ring_block *)(const void *)(client->page + offset);
-}
-
 /* 0: a page that was made anew, because nobody had that of the client any more; its rings were never formatted. */
 static int is_attached(const struct npi_client *client) {
   return ((const struct npi_page_shm *)(const void *)client->page)->magic == NPI_MAGIC_PAGE;
@@ -38,8 +34,8 @@ static int is_attached(const struct npi_client *client) {
 void npi_account_connection(const struct npi_connection *connection) {
   const struct npi_publisher *publisher = connection->publisher;
   const struct npi_subscriber *subscriber = connection->subscriber;
-  const struct npi_ring_block *submissions = block_at(publisher->client, connection->submissions_offset);
-  const struct npi_ring_block *returns = block_at(subscriber->client, connection->returns_offset);
+  const struct npi_ring_block *submissions = npi_client_block(publisher->client, connection->submissions_offset);
+  const struct npi_ring_block *returns = npi_client_block(subscriber->client, connection->returns_offset);
   uint64_t add[NPI_ENDED_SUMS] = {0};
   uint64_t stored = npi_load_relaxed_u64(&submissions->counter[NPI_SUBMISSION_PUBLISHED]);
   uint64_t released = npi_load_relaxed_u64(&returns->counter[NPI_RETURN_RETURNED]);

@@ -223,6 +223,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config,
   npi_timer_init(&broker->accept_again, on_accept_again, broker);
   npi_timer_init(&broker->drain_deadline, on_drain_deadline, broker);
   npi_evict_init(broker);
+  npi_sleepers_init(broker);
   npi_keep_init(broker);
   set_of_signals(&signals);
   signal(SIGPIPE, SIG_IGN); /* standard error may be a pipe whose reader is gone */
@@ -239,6 +240,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config,
   if (status != 0) goto fail;
   if (broker->adopt != NULL) npi_adopt_finish(broker);
   npi_evict_begin(broker);
+  npi_sleepers_begin(broker);
   npi_broker_check_ready(broker);
   return 0;
 
@@ -325,6 +327,7 @@ void npi_broker_stop(struct npi_broker *broker) {
   close_door(broker);
   npi_timer_end(&broker->loop, &broker->drain_deadline);
   npi_timer_end(&broker->loop, &broker->evict.look);
+  npi_sleepers_end(broker);
   /* From here on there is nothing for a successor. */
   if (broker->registry.header != NULL) npi_registry_set_state(&broker->registry, NPI_BROKER_STOPPED);
   npi_keep_end(broker);

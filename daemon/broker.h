@@ -14,6 +14,7 @@
 #include "daemon/loop.h"
 #include "daemon/objects.h"
 #include "daemon/registry.h"
+#include "daemon/sleepers.h"
 #include "daemon/stock.h"
 #include "daemon/workers.h"
 #include "numapool/version.h"
@@ -56,6 +57,7 @@ struct npi_broker {
   struct npi_workers workers;
   struct npi_timer drain_deadline;
   struct npi_evict evict;
+  struct npi_sleepers sleepers;
 };
 
 /*

@@ -206,6 +206,10 @@ struct npi_endpoint_counters *npi_client_row(const struct npi_client *client, ui
   return (struct npi_endpoint_counters *)(void *)(client->page + sizeof(struct npi_page_shm)) + row;
 }
 
+const struct npi_ring_block *npi_client_block(const struct npi_client *client, uint64_t offset) {
+  return (const struct npi_ring_block *)(const void *)(client->page + offset);
+}
+
 int npi_client_take_row(struct npi_client *client, uint32_t *row) {
   uint32_t n = client->broker->registry.endpoints_per_client;
   for (uint32_t i = 0; i < n; i++) {

@@ -33,6 +33,9 @@ void npi_client_claim_row(struct npi_client *client, uint32_t row); /* a predece
 void npi_client_give_row(struct npi_client *client, uint32_t row);
 struct npi_endpoint_counters *npi_client_row(const struct npi_client *client, uint32_t row);
 
+/* A block of rings in its page, at an offset that the broker gave out. What it says is the client's word. */
+const struct npi_ring_block *npi_client_block(const struct npi_client *client, uint64_t offset);
+
 /* What client knows of peer; NULL: nothing. */
 struct npi_link *npi_client_link(const struct npi_client *client, const struct npi_client *peer);
 

@@ -293,8 +293,7 @@ static enum npi_disconnect_reason reason_for(const struct npi_connection *connec
 /* Whether the subscriber took nothing: then it may not have heard of the connection before its end. */
 static int is_untouched(const struct npi_connection *connection) {
   const struct npi_client *client = connection->subscriber->client;
-  const struct npi_ring_block *block =
-      (const struct npi_ring_block *)(const void *)(client->page + connection->returns_offset);
+  const struct npi_ring_block *block = npi_client_block(client, connection->returns_offset);
   return npi_load_relaxed_u64(&block->counter[NPI_RETURN_TAKEN]) == 0;
 }
 

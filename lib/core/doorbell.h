@@ -33,7 +33,8 @@
  * stays in a buffer. A peer whose own registration was refused fences at every look.
  *
  * A wake can still be lost with its sender, killed between store and ring: so every sleep of ours has a
- * bound (NPI_SLEEP_BOUND_NS), and the broker rings the peers of whoever died.
+ * bound (NPI_SLEEP_BOUND_NS), and the broker rings the peers of whoever died; also for those who sleep in an
+ * epoll of their own while something lies in their rings (daemon/sleepers.h).
  */
 #ifndef NPI_CORE_DOORBELL_H
 #define NPI_CORE_DOORBELL_H
