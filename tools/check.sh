@@ -217,6 +217,6 @@ printf '%s\n' "${table[@]}"
 shopt -s nullglob
 xml=("$results"/*.xml)
 total=(0 0 0)
-((${#xml[@]} == 0)) || read -ra total < <(tools/test_counts.py "${xml[@]}")
+((${#xml[@]} == 0)) || read -ra total <<<"$(tools/test_counts.py "${xml[@]}")"
 echo "${total[0]} passed, $((total[1] + extra_failures)) failed, ${total[2]} skipped"
 exit "$failed_stages"

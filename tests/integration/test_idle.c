@@ -3,7 +3,7 @@
  * What it costs to wait: broker, worker and sleeping subscribers while nothing happens. This is a judgement of time,
  * so it takes the best of three and prints all that it measured.
  *
- * ctest-labels: alone
+ * ctest-labels: alone asan-slow
  */
 #include <criterion/criterion.h>
 #include <dirent.h>
