@@ -16,7 +16,10 @@ typedef void (*npi_log_sink)(enum npi_log_level level, const char *line, void *c
 /* Process-wide; called by main() before anything else runs. sink NULL: silent. */
 void npi_log_set_sink(npi_log_sink sink, void *context, enum npi_log_level most_verbose);
 
-/* event is "noun.verb"; format makes the `key=value` part, values with blanks are the caller's to quote. */
+/*
+ * event is "noun.verb"; format makes the `key=value` part. A value that may have blanks is quoted by the format,
+ * `key=\"%s\"`; quotes and backslashes inside it are then escaped with a backslash.
+ */
 void npi_log(enum npi_log_level level, const char *event, const char *format, ...)
     __attribute__((format(printf, 3, 4), cold));
 

@@ -56,6 +56,27 @@ Test(log, levels_beyond_the_wish_are_dropped) {
   cr_assert_eq(seen.n, 2);
 }
 
+Test(log, a_quoted_value_ends_where_it_ends) {
+  /* Proves: quotes and backslashes inside a value cannot end it, nor begin another; without quotes nothing is escaped. */
+  struct seen seen = {0};
+  npi_log_set_sink(remember, &seen, NPI_LOG_DEBUG);
+  npi_log(NPI_LOG_INFO, "a.b", "x=%s reason=\"%s\" fix=\"%s\" n=%d", "o\"k", "no \"here\" \\ fix=\"none\"", "go on", 3);
+  cr_assert_str_eq(seen.line, "a.b x=o\"k reason=\"no \\\"here\\\" \\\\ fix=\\\"none\\\"\" fix=\"go on\" n=3");
+}
+
+Test(log, a_long_value_is_cut_inside_its_quotes) {
+  struct seen seen = {0};
+  char long_text[2000];
+  memset(long_text, '"', sizeof long_text - 1);
+  long_text[sizeof long_text - 1] = '\0';
+  npi_log_set_sink(remember, &seen, NPI_LOG_DEBUG);
+  npi_log(NPI_LOG_INFO, "a.b", "reason=\"%s\"", long_text);
+  size_t n = strlen(seen.line);
+  cr_assert_gt(n, 1000);
+  cr_assert_lt(n, 1400);
+  cr_assert_str_eq(seen.line + n - 3, "\\\"\"");
+}
+
 Test(log, a_value_cannot_begin_a_new_line) {
   /* Proves: what a peer sends cannot forge a second fact. */
   struct seen seen = {0};
