@@ -194,7 +194,8 @@ NP_API int np_set_topic(struct np_publisher *publisher, struct np_event *event, 
 
 /* np_publish hands a loaned event on; never blocks. NP_OK: it is the subscribers' now, and *event is
  * cleared; also where nobody was there to get it, or all dropped it: that is counted. NP_FULL: a blocking
- * subscriber has no credit; the event stays the caller's (np_wait_credit, then try again).
+ * subscriber has no credit; the event stays the caller's (np_wait_credit, then try again). NP_ERR_EVICTED: the same,
+ * where this process was shut out, as np_take says: disconnect, and connect anew.
  * NP_ERR_MISUSE: not an event on loan from this client. NP_ERR_ARGUMENT: its size was made larger than the loan. */
 NP_API int np_publish(struct np_publisher *publisher, struct np_event *event);
 
@@ -211,8 +212,8 @@ NP_API int np_discard(struct np_publisher *publisher, struct np_event *event);
 NP_API int np_wait_credit(struct np_publisher *publisher, int64_t timeout_ms);
 
 /* np_publisher_fd returns a descriptor for epoll, poll or select: readable when a publisher of this client
- * that met NP_FULL or NP_EMPTY may go on, or the broker went away or came back. It stays the library's: do not read or close it. From the first
- * call on, a publish or loan that meets such a condition arms it. < 0: a status. */
+ * that met NP_FULL or NP_EMPTY may go on, or the broker went away or came back. It stays the library's: do not read or
+ * close it. From the first call on, a publish or loan that meets such a condition arms it. < 0: a status. */
 NP_API int np_publisher_fd(struct np_publisher *publisher);
 
 /* ---- subscribing ------------------------------------------------------------------------------------- */

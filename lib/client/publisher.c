@@ -257,6 +257,8 @@ static void report_lies(struct np_publisher *publisher) {
 
 static int met_full(struct np_publisher *publisher, uint32_t slot_class) __attribute__((cold, noinline));
 static int met_full(struct np_publisher *publisher, uint32_t slot_class) {
+  /* No end of a subscriber is told to it any more: who it waits for may be dead. */
+  if (publisher->client->shut_out) return npi_client_shut_out();
   publisher->wanted_class = slot_class;
   publisher->wants_credit = 1;
   if (publisher->client->credits_fd_used) npi_client_arm_credits(publisher->client);

@@ -187,7 +187,7 @@ static int may_go_on(struct np_publisher *publisher) {
 void npi_client_arm_credits(struct np_client *client) {
   if (!npi_event_clear(client->credits_fd)) look_at_broker(client);
   go_to_sleep(&client->credits_bell);
-  int ready = must_look(client);
+  int ready = must_look(client) || client->shut_out;
   offer_waiting(client); /* what is left of it wakes the program when a member gives credit back */
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {
     ready = (p->wants_credit && may_publish(p)) || (p->wants_slot && npi_client_has_room(client, p->wanted_class, 1));
