@@ -222,6 +222,7 @@ int npi_broker_start(struct npi_broker *broker, const struct npi_config *config,
   npi_watch_init(&broker->accept_watch, on_accept, broker);
   npi_timer_init(&broker->accept_again, on_accept_again, broker);
   npi_timer_init(&broker->drain_deadline, on_drain_deadline, broker);
+  broker->stock.on_change = npi_leases_go_on;
   npi_evict_init(broker);
   npi_sleepers_init(broker);
   npi_keep_init(broker);

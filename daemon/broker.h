@@ -53,7 +53,8 @@ struct npi_broker {
   struct npi_channel *channels; /* uthash, by name */
 
   struct npi_stock stock;
-  uint32_t n_grants; /* leases that wait for somebody */
+  uint32_t n_grants;              /* leases that are not complete */
+  struct npi_grant *short_grants; /* those that wait for segments; the first came first */
   struct npi_workers workers;
   struct npi_timer drain_deadline;
   struct npi_evict evict;

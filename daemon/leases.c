@@ -122,6 +122,7 @@ void npi_leases_destroy_all(struct npi_client *client) {
 static void free_grant(struct npi_client *client) {
   struct npi_grant *grant = client->grant;
   npi_timer_end(&client->broker->loop, &grant->timer);
+  if (grant->waits_for_stock) DL_DELETE(client->broker->short_grants, grant);
   client->grant = NULL;
   client->broker->n_grants--;
   free(grant->segments);
@@ -246,6 +247,7 @@ static int begin_grant(struct npi_client *client, uint32_t request, uint32_t n) 
     free(grant);
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for a lease");
   }
+  grant->client = client;
   grant->request = request;
   grant->wanted = n;
   npi_timer_init(&grant->timer, NULL, client);
@@ -284,26 +286,24 @@ static void await_subscribers(struct npi_client *client) {
   npi_session_update_watch(client->session);
 }
 
-static void make_on(struct npi_timer *timer);
-
 /*
- * Makes the segments of the grant, one a turn where none is ready; the rest in later turns, so that others are served
- * in between. Fewer than wanted will do, where there are not more. The status is why there is none.
+ * Takes the segments of the grant from the stock, as far as they are ready; goes on when there are others. Fewer than
+ * wanted will do, where there are not more. The status is why there is none.
  */
-static int make_some(struct npi_client *client) {
+static int take_some(struct npi_client *client) {
   struct npi_broker *broker = client->broker;
   struct npi_grant *grant = client->grant;
   struct npi_link *link;
   int status = 0;
   while (grant->n_segments < grant->wanted) {
     struct npi_leased *segment;
-    if (npi_stock_would_hold_up(broker, client->node)) {
-      npi_timer_init(&grant->timer, make_on, client);
-      npi_timer_begin(&broker->loop, &grant->timer, 0);
+    status = npi_stock_take(broker, client->node, grant->failed_nodes, &segment);
+    if (status == NPI_STOCK_LATER) {
+      DL_APPEND(broker->short_grants, grant);
+      grant->waits_for_stock = 1;
       if (client->session != NULL) npi_session_update_watch(client->session);
       return 0;
     }
-    status = npi_stock_take(broker, client->node, &segment);
     if (status != 0) break;
     give_to(client, segment);
     grant->segments[grant->n_segments++] = segment;
@@ -320,14 +320,26 @@ static int make_some(struct npi_client *client) {
   return 0;
 }
 
-static void make_on(struct npi_timer *timer) {
-  struct npi_client *client = timer->owner;
-  struct npi_control_frame asked;
-  npi_control_init(&asked, NPI_CONTROL_LEASE, client->grant->request, 0);
-  int status = make_some(client);
-  if (status == 0) return;
-  npi_registry_count(&client->broker->registry, NPI_BROKER_LEASES_REFUSED, 1);
-  if (asked.head.request != 0 && client->session != NULL) npi_session_refuse(client->session, &asked, status);
+/* Each that waits has one try, so one that wants many gets them in turns with the others. */
+void npi_leases_go_on(struct npi_broker *broker, uint64_t failed_nodes) {
+  struct npi_grant *waiting;
+  uint32_t n = 0;
+  DL_FOREACH(broker->short_grants, waiting) {
+    waiting->failed_nodes |= failed_nodes;
+    n++;
+  }
+  for (; n > 0 && broker->short_grants != NULL; n--) { /* a try may end others' */
+    struct npi_grant *grant = broker->short_grants;
+    struct npi_client *client = grant->client;
+    struct npi_control_frame asked;
+    npi_control_init(&asked, NPI_CONTROL_LEASE, grant->request, 0);
+    DL_DELETE(broker->short_grants, grant);
+    grant->waits_for_stock = 0;
+    int status = take_some(client);
+    if (status == 0) continue;
+    npi_registry_count(&broker->registry, NPI_BROKER_LEASES_REFUSED, 1);
+    if (asked.head.request != 0 && client->session != NULL) npi_session_refuse(client->session, &asked, status);
+  }
 }
 
 static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {
@@ -339,7 +351,7 @@ static int lease(struct npi_client *client, uint64_t bytes, uint32_t request) {
     if (status == 0 && knows_segments(link->peer, client)) status = npi_session_check_room(link->peer, n);
   }
   if (status == 0) status = begin_grant(client, request, n);
-  return status == 0 ? make_some(client) : status;
+  return status == 0 ? take_some(client) : status;
 }
 
 int npi_leases_lease(struct npi_client *client, uint64_t bytes, uint32_t request) {

@@ -19,6 +19,8 @@ struct npi_broker;
  * or after its subscribers were told. Failure is the caller's to answer.
  */
 int npi_leases_lease(struct npi_client *client, uint64_t bytes, uint32_t request);
+/* The stock has changed, as npi_stock's on_change says: those that wait for segments are served. */
+void npi_leases_go_on(struct npi_broker *broker, uint64_t failed_nodes);
 /* Some queue got shorter, or somebody is gone: grants what can be granted. */
 void npi_leases_progress(struct npi_broker *broker);
 /* The client is gone or cannot be reached: its waiting lease is taken back, unanswered. */

@@ -115,7 +115,6 @@ int npi_loop_init(struct npi_loop *loop, const sigset_t *signals, npi_signal_han
   memset(loop, 0, sizeof *loop);
   npi_watch_init(&loop->signals, read_signals, loop);
   npi_watch_init(&loop->timer, run_timers, loop);
-  loop->turn = 1;
   loop->on_signal = on_signal;
   loop->signal_owner = owner;
   int signal_fd = -1, timer_fd = -1;
@@ -159,7 +158,6 @@ int npi_loop_run(struct npi_loop *loop) {
     int n = epoll_wait(loop->epoll_fd, loop->batch, NPI_LOOP_BATCH, -1);
     if (n < 0 && errno != EINTR) return npi_fail_errno(NP_ERR_SYSTEM, errno, "cannot wait for events");
     loop->n_batch = n < 0 ? 0 : n;
-    loop->turn++;
     for (int i = 0; i < loop->n_batch; i++) {
       struct npi_watch *watch = loop->batch[i].data.ptr;
       if (watch != NULL) watch->handler(watch, loop->batch[i].events);

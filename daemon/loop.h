@@ -40,7 +40,6 @@ enum { NPI_LOOP_BATCH = 64 };
 struct npi_loop {
   int epoll_fd;
   int stopped;
-  uint64_t turn; /* how often it has waited */
   struct npi_watch signals;
   npi_signal_handler on_signal;
   void *signal_owner;

@@ -109,7 +109,11 @@ struct npi_grant {
     uint64_t target;  /* sent when that many frames of its session have left the queue */
   } * waits;
   uint32_t n_waits;
-  struct npi_timer timer; /* the next ones are to be made; then: patience is over */
+  struct npi_timer timer; /* all are there: patience is over */
+  int waits_for_stock;    /* is in the broker's list */
+  uint64_t failed_nodes;  /* bits by index: no segment could be made there meanwhile */
+  struct npi_client *client;
+  struct npi_grant *prev, *next;
 };
 
 struct npi_client {
@@ -144,8 +148,9 @@ struct npi_client {
 
 struct npi_node {
   int id;              /* of the operating system */
-  uint32_t n_segments; /* that exist: ready, leased, draining */
+  uint32_t n_segments; /* that exist: being made, ready, leased, draining, being given back */
   uint32_t n_ready;
+  uint32_t n_retired; /* free, and still to be given back */
   uint64_t made_bytes, leased_bytes;
   uint64_t pages_home, pages_away, pages_unknown;
   struct npi_leased *ready;

@@ -2,6 +2,7 @@
 #include "daemon/stock.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -46,46 +47,64 @@ static int has_room(const struct npi_broker *broker, uint32_t node) {
   return broker->stock.nodes[node].n_segments < broker->config->memory.segments_per_node;
 }
 
-static int make_segment(struct npi_broker *broker, uint32_t node_index, struct npi_leased **out) {
-  struct npi_stock *stock = &broker->stock;
-  struct npi_node *node = &stock->nodes[node_index];
+/* ---- one is made ---- */
+
+static struct npi_segment_options options_of(const struct npi_broker *broker, uint32_t node) {
   const struct npi_config *config = broker->config;
-  char name[96];
-  uint32_t version = 0;
-  *out = NULL;
-  uint32_t index = npi_index_take(&stock->pool, &version);
+  return (struct npi_segment_options){.backend = config->memory.backend,
+                                      .numa = config->numa.mode,
+                                      .huge = config->memory.huge_pages,
+                                      .name = broker->stock.making_name,
+                                      .bytes = config->memory.segment,
+                                      .node = config->numa.mode == NPI_NUMA_OFF ? -1 : broker->stock.nodes[node].id};
+}
+
+/* It has a place, but nothing that anybody could see: no state, nothing kept. A successor removes what there is of it. */
+static void forget_making(struct npi_broker *broker) {
+  struct npi_leased *segment = broker->stock.making;
+  broker->stock.making = NULL;
+  broker->stock.nodes[segment->node].n_segments--;
+  npi_index_give(&broker->stock.pool, segment->index);
+  free(segment);
+}
+
+static int begin_making(struct npi_broker *broker, uint32_t node) {
+  struct npi_stock *stock = &broker->stock;
+  uint32_t version = 0, index = npi_index_take(&stock->pool, &version);
   if (index == NPI_NONE) return npi_fail(NP_ERR_LIMIT, "all %u segment records are in use", stock->pool.count);
   struct npi_leased *segment = calloc(1, sizeof *segment);
-  int status = segment == NULL ? npi_fail(NP_ERR_NO_MEMORY, "no memory for a segment's record") : 0;
-  if (status != 0) goto fail;
+  if (segment == NULL) {
+    npi_index_give(&stock->pool, index);
+    return npi_fail(NP_ERR_NO_MEMORY, "no memory for a segment's record");
+  }
   segment->index = index;
   segment->version = version;
-  segment->node = node_index;
+  segment->node = node;
   segment->number = NPI_NONE;
   segment->object = stock->next_object++;
-  npi_shm_name(name, sizeof name, config->instance, geteuid(), "seg", (int64_t)segment->object);
-  struct npi_segment_options options = {.backend = config->memory.backend,
-                                        .numa = config->numa.mode,
-                                        .huge = config->memory.huge_pages,
-                                        .name = name,
-                                        .bytes = config->memory.segment,
-                                        .node = config->numa.mode == NPI_NUMA_OFF ? -1 : node->id};
-  stock->made_turn = broker->loop.turn;
-  status = npi_segment_create(&segment->memory, &options);
-  if (status != 0) goto fail;
-  npi_segment_unmap(&segment->memory);
+  npi_shm_name(stock->making_name, sizeof stock->making_name, broker->config->instance, geteuid(), "seg",
+               (int64_t)segment->object);
+  stock->making = segment;
+  stock->nodes[node].n_segments++;
+  struct npi_segment_options options = options_of(broker, node);
+  int status = npi_segment_begin(&segment->memory, &options);
+  if (status != 0) forget_making(broker);
+  return status;
+}
 
-  node->n_segments++;
+static void show_made(struct npi_broker *broker, struct npi_leased *segment) {
+  struct npi_node *node = &broker->stock.nodes[segment->node];
+  npi_segment_unmap(&segment->memory);
   node->made_bytes += segment->memory.bytes;
   node->pages_home += segment->memory.pages_home;
   node->pages_away += segment->memory.pages_away;
   node->pages_unknown += segment->memory.pages_unknown;
-  if (!segment->memory.bound && config->numa.mode != NPI_NUMA_OFF) {
-    npi_store_relaxed_u32(&broker->registry.nodes[node_index].bind_refused, 1);
+  if (!segment->memory.bound && broker->config->numa.mode != NPI_NUMA_OFF) {
+    npi_store_relaxed_u32(&broker->registry.nodes[segment->node].bind_refused, 1);
   }
-  struct npi_segment_record *record = &broker->registry.segments[index];
-  record->version = version;
-  record->node = node_index;
+  struct npi_segment_record *record = &broker->registry.segments[segment->index];
+  record->version = segment->version;
+  record->node = segment->node;
   record->bound = (uint32_t)segment->memory.bound;
   record->object = segment->object;
   record->bytes = segment->memory.bytes;
@@ -95,16 +114,30 @@ static int make_segment(struct npi_broker *broker, uint32_t node_index, struct n
   npi_store_relaxed_u64(&record->pages_unknown, segment->memory.pages_unknown);
   record->measured_ns = npi_clock_realtime();
   npi_keep_segment(broker, segment);
-  show_node(broker, node_index);
+  show_node(broker, segment->node);
   npi_registry_count(&broker->registry, NPI_BROKER_SEGMENTS_MADE, 1);
-  *out = segment;
-  return 0;
-
-fail:
-  free(segment);
-  npi_index_give(&stock->pool, index);
-  return status;
 }
+
+/* A piece of what is being made; the last one makes it ready. */
+static int go_on_making(struct npi_broker *broker) {
+  struct npi_leased *segment = broker->stock.making;
+  struct npi_node *node = &broker->stock.nodes[segment->node];
+  struct npi_segment_options options = options_of(broker, segment->node);
+  int status = npi_segment_go_on(&segment->memory, &options);
+  if (status != 0) {
+    forget_making(broker);
+    return status;
+  }
+  if (segment->memory.made_bytes < segment->memory.bytes) return 0;
+  broker->stock.making = NULL;
+  show_made(broker, segment);
+  npi_stock_set_state(broker, segment, NPI_SEGMENT_READY);
+  DL_APPEND(node->ready, segment);
+  node->n_ready++;
+  return 0;
+}
+
+/* ---- one is destroyed ---- */
 
 /* keep_pages: living clients may still use what they have mapped. */
 static void destroy_segment(struct npi_broker *broker, struct npi_leased *segment, int keep_pages) {
@@ -141,14 +174,28 @@ static void set_free(struct npi_broker *broker, struct npi_leased *segment) {
 static void destroy_first_retired(struct npi_broker *broker) {
   struct npi_leased *segment = broker->stock.retired;
   DL_DELETE(broker->stock.retired, segment);
+  broker->stock.nodes[segment->node].n_retired--;
   destroy_segment(broker, segment, 0);
 }
 
-/* Giving pages back takes as long as making them: one segment a turn, and clients are served in between. */
-static void destroy_one(struct npi_timer *timer) {
+/* Some was made, or there is room: leases that wait for it go on. */
+static void tell(struct npi_broker *broker, uint64_t failed_nodes) {
+  if (broker->stock.on_change != NULL) broker->stock.on_change(broker, failed_nodes);
+}
+
+/* Giving pages back takes about as long as making them: piece by piece, and clients are served in between. */
+static void give_back_some(struct npi_timer *timer) {
   struct npi_broker *broker = timer->owner;
-  if (broker->stock.retired != NULL) destroy_first_retired(broker); /* a lease may have needed the room before */
-  if (broker->stock.retired != NULL) npi_timer_begin(&broker->loop, timer, 0);
+  struct npi_stock *stock = &broker->stock;
+  uint64_t begin_ns = npi_clock_monotonic();
+  int more = 1;
+  while (more && npi_clock_monotonic() - begin_ns < NPI_TURN_NS)
+    more = npi_segment_give_back_some(&stock->retired->memory);
+  if (!more) {
+    destroy_first_retired(broker);
+    tell(broker, 0);
+  }
+  if (stock->retired != NULL) npi_timer_begin(&broker->loop, timer, 0);
 }
 
 void npi_stock_retire(struct npi_broker *broker, struct npi_leased *segment) {
@@ -156,6 +203,7 @@ void npi_stock_retire(struct npi_broker *broker, struct npi_leased *segment) {
   set_free(broker, segment);
   npi_segment_unlink(&segment->memory);
   DL_APPEND(stock->retired, segment);
+  stock->nodes[segment->node].n_retired++;
   if (stock->retired_timer.due_ns == 0) npi_timer_begin(&broker->loop, &stock->retired_timer, 0);
 }
 
@@ -166,23 +214,13 @@ void npi_stock_abandon(struct npi_broker *broker, struct npi_leased *segment) {
 
 /* ---- ahead of demand ---- */
 
-static int make_ready(struct npi_broker *broker, uint32_t node) {
-  struct npi_leased *segment;
-  int status = make_segment(broker, node, &segment);
-  if (status != 0) return status;
-  npi_stock_set_state(broker, segment, NPI_SEGMENT_READY);
-  DL_APPEND(broker->stock.nodes[node].ready, segment);
-  broker->stock.nodes[node].n_ready++;
-  return 0;
-}
-
 static int wants_stock(const struct npi_broker *broker, uint32_t node) {
   return broker->stock.nodes[node].n_ready < broker->stock.ready_wanted && has_room(broker, node);
 }
 
 void npi_stock_plan(struct npi_broker *broker) {
   struct npi_stock *stock = &broker->stock;
-  if (broker->draining || stock->timer.due_ns != 0) return;
+  if (broker->draining || stock->timer.due_ns != 0 || stock->making != NULL) return;
   for (uint32_t i = 0; i < stock->n_nodes; i++) {
     if (!wants_stock(broker, i)) continue;
     npi_timer_begin(&broker->loop, &stock->timer, stock->failed ? STOCK_RETRY_NS : 0);
@@ -190,57 +228,98 @@ void npi_stock_plan(struct npi_broker *broker) {
   }
 }
 
-/* One segment a turn: clients are served in between, and before it, for a while. */
+static void report_failure(struct npi_broker *broker, uint32_t node) {
+  struct npi_stock *stock = &broker->stock;
+  if (!stock->failed) {
+    npi_log(NPI_LOG_WARNING, "memory.stock_short", "node=%d ready=%u wanted=%u reason=\"%s\"", stock->nodes[node].id,
+            stock->nodes[node].n_ready, stock->ready_wanted, npi_detail());
+  }
+  stock->failed = 1;
+}
+
+/* For a while, clients come before it. */
 static void replenish(struct npi_timer *timer) {
   struct npi_broker *broker = timer->owner;
+  struct npi_stock *stock = &broker->stock;
   uint64_t now_ns = npi_clock_monotonic();
-  int is_busy = broker->loop.n_batch > 1 || broker->stock.made_turn == broker->loop.turn;
-  if (is_busy && now_ns - broker->stock.stocked_ns < STOCK_PATIENCE_NS) {
+  if (stock->making != NULL) return; /* planned again when that is made */
+  if (broker->loop.n_batch > 1 && now_ns - stock->stocked_ns < STOCK_PATIENCE_NS) {
     npi_timer_begin(&broker->loop, timer, STOCK_NAP_NS);
     return;
   }
-  broker->stock.stocked_ns = now_ns;
-  for (uint32_t i = 0; i < broker->stock.n_nodes; i++) {
+  stock->stocked_ns = now_ns;
+  for (uint32_t i = 0; i < stock->n_nodes; i++) {
     if (!wants_stock(broker, i)) continue;
-    int status = make_ready(broker, i);
-    if (status != 0 && !broker->stock.failed) {
-      npi_log(NPI_LOG_WARNING, "memory.stock_short", "node=%d ready=%u wanted=%u reason=\"%s\"",
-              broker->stock.nodes[i].id, broker->stock.nodes[i].n_ready, broker->stock.ready_wanted, npi_detail());
+    if (begin_making(broker, i) == 0) {
+      npi_timer_begin(&broker->loop, &stock->making_timer, 0);
+      return;
     }
-    broker->stock.failed = status != 0;
+    report_failure(broker, i);
     break;
   }
   npi_stock_plan(broker);
 }
 
-/* ---- taken ---- */
-
-int npi_stock_would_hold_up(const struct npi_broker *broker, uint32_t home) {
-  return broker->stock.made_turn == broker->loop.turn && broker->stock.nodes[home].ready == NULL;
+static void make_some(struct npi_timer *timer) {
+  struct npi_broker *broker = timer->owner;
+  struct npi_stock *stock = &broker->stock;
+  uint32_t node = stock->making->node;
+  uint64_t begin_ns = npi_clock_monotonic();
+  int status = 0;
+  while (status == 0 && stock->making != NULL && npi_clock_monotonic() - begin_ns < NPI_TURN_NS) {
+    status = go_on_making(broker);
+  }
+  if (stock->making != NULL) {
+    npi_timer_begin(&broker->loop, timer, 0);
+    return;
+  }
+  if (status != 0) {
+    report_failure(broker, node);
+    stock->failure = status;
+    snprintf(stock->failure_text, sizeof stock->failure_text, "%s", npi_detail());
+  } else {
+    stock->failed = 0;
+  }
+  tell(broker, status != 0 ? UINT64_C(1) << node : 0);
+  npi_stock_plan(broker);
 }
 
-/* A ready segment of the node, else a new one. > 0: the node's budget is spent. */
-static int take_of_node(struct npi_broker *broker, uint32_t index, struct npi_leased **out) {
-  struct npi_node *node = &broker->stock.nodes[index];
+/* ---- taken ---- */
+
+_Static_assert(NPI_NODES_MAX <= 64, "nodes are bits of a word");
+
+enum { NO_ROOM = NPI_STOCK_LATER + 1 };
+
+/* A ready segment of the node; else one is made, if there is or will be room. */
+static int take_of_node(struct npi_broker *broker, uint32_t index, uint64_t failed_nodes, struct npi_leased **out) {
+  struct npi_stock *stock = &broker->stock;
+  struct npi_node *node = &stock->nodes[index];
   if (node->ready != NULL) {
     *out = node->ready;
     DL_DELETE(node->ready, *out);
     node->n_ready--;
     return 0;
   }
-  while (!has_room(broker, index) && broker->stock.retired != NULL) destroy_first_retired(broker);
-  return has_room(broker, index) ? make_segment(broker, index, out) : 1;
+  if ((failed_nodes >> index & 1) != 0) return npi_fail(stock->failure, "%s", stock->failure_text);
+  if (stock->making != NULL) {
+    return stock->making->node == index || has_room(broker, index) || node->n_retired > 0 ? NPI_STOCK_LATER : NO_ROOM;
+  }
+  if (!has_room(broker, index)) return node->n_retired > 0 ? NPI_STOCK_LATER : NO_ROOM;
+  int status = begin_making(broker, index);
+  if (status != 0) return status;
+  npi_timer_begin(&broker->loop, &stock->making_timer, 0);
+  return NPI_STOCK_LATER;
 }
 
-int npi_stock_take(struct npi_broker *broker, uint32_t home, struct npi_leased **out) {
-  int status = take_of_node(broker, home, out);
-  if (status == 0) return 0;
+int npi_stock_take(struct npi_broker *broker, uint32_t home, uint64_t failed_nodes, struct npi_leased **out) {
+  int status = take_of_node(broker, home, failed_nodes, out);
+  if (status == 0 || status == NPI_STOCK_LATER) return status;
   int failure = status < 0 ? status : 0;
   if (broker->config->numa.mode != NPI_NUMA_STRICT) {
     for (uint32_t i = 0; i < broker->stock.n_nodes; i++) {
       if (i == home) continue;
-      status = take_of_node(broker, i, out);
-      if (status == 0) return 0;
+      status = take_of_node(broker, i, failed_nodes, out);
+      if (status == 0 || status == NPI_STOCK_LATER) return status;
       if (status < 0) failure = status;
     }
   }
@@ -265,7 +344,8 @@ static int make_tables(struct npi_broker *broker) {
   struct npi_stock *stock = &broker->stock;
   const struct npi_config *config = broker->config;
   npi_timer_init(&stock->timer, replenish, broker);
-  npi_timer_init(&stock->retired_timer, destroy_one, broker);
+  npi_timer_init(&stock->making_timer, make_some, broker);
+  npi_timer_init(&stock->retired_timer, give_back_some, broker);
   int status = npi_index_pool_init(&stock->pool, broker->registry.n_segments);
   if (status != 0) return status;
   stock->nodes = calloc(broker->topology.n_nodes, sizeof *stock->nodes);
@@ -276,6 +356,13 @@ static int make_tables(struct npi_broker *broker) {
   stock->ready_wanted = (uint32_t)wanted;
   for (uint32_t i = 0; i < stock->n_nodes; i++) stock->nodes[i].id = broker->topology.node[i].id;
   return 0;
+}
+
+/* While nobody is there who would have to wait. */
+static int make_ready(struct npi_broker *broker, uint32_t node) {
+  int status = begin_making(broker, node);
+  while (status == 0 && broker->stock.making != NULL) status = go_on_making(broker);
+  return status;
 }
 
 int npi_stock_init(struct npi_broker *broker) {
@@ -357,7 +444,12 @@ int npi_stock_adopt(struct npi_broker *broker, uint32_t index, const struct npi_
 void npi_stock_deinit(struct npi_broker *broker) {
   struct npi_stock *stock = &broker->stock;
   npi_timer_end(&broker->loop, &stock->timer);
+  npi_timer_end(&broker->loop, &stock->making_timer);
   npi_timer_end(&broker->loop, &stock->retired_timer);
+  if (stock->making != NULL) {
+    npi_segment_destroy(&stock->making->memory);
+    forget_making(broker);
+  }
   while (stock->retired != NULL) destroy_first_retired(broker);
   for (uint32_t i = 0; i < stock->n_nodes; i++) {
     struct npi_leased *segment, *after;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The broker's segments, node by node: made ahead of demand, taken from there, and destroyed when they come back. What is
- * slow, making pages and giving them back, is done one segment a turn of the loop, so that clients are served in between.
- * Each segment has a record in the registry, which a successor reads.
+ * slow, making pages and giving them back, is done piece by piece, so that clients are served in between. Each segment
+ * has a record in the registry, which a successor reads.
  */
 #ifndef NPI_DAEMON_STOCK_H
 #define NPI_DAEMON_STOCK_H
@@ -18,10 +18,19 @@ struct npi_stock {
   uint32_t ready_wanted; /* segments of each node */
   uint64_t next_object;
   struct npi_index_pool pool;
-  struct npi_timer timer;
-  uint64_t stocked_ns;        /* when it was last replenished */
-  int failed;                 /* the last try to replenish failed, and that was reported */
-  uint64_t made_turn;         /* the loop's last turn in which memory was made: that is enough for one turn */
+  /* The owner's: one more is ready, or there is room, or none could be made on these nodes (bits by index). */
+  void (*on_change)(struct npi_broker *broker, uint64_t failed_nodes);
+
+  struct npi_timer timer; /* ready ones are to be made */
+  uint64_t stocked_ns;    /* when that was done last */
+  int failed;             /* the last try failed, and that was reported */
+
+  struct npi_leased *making; /* one at a time; NULL: none */
+  char making_name[96];
+  struct npi_timer making_timer;
+  int failure; /* why the last one that failed could not be made */
+  char failure_text[512];
+
   struct npi_leased *retired; /* free for everybody else; their pages are given back one after the other */
   struct npi_timer retired_timer;
 };
@@ -40,14 +49,15 @@ int npi_stock_adopt(struct npi_broker *broker, uint32_t index, const struct npi_
 /* After segments were taken: others are made soon, if there is room. */
 void npi_stock_plan(struct npi_broker *broker);
 
-/* Nothing ready on that node, and in this turn memory was made already: taking one now would hold up others. */
-int npi_stock_would_hold_up(const struct npi_broker *broker, uint32_t home);
+enum { NPI_STOCK_LATER = 1 };
 
 /*
- * A ready segment of that node, else a new one; unless numa is strict, else one of another node. It is the caller's, who
- * says whose it is by its client and number, and then by npi_stock_set_state(). NP_ERR_NO_MEMORY: all budgets are spent.
+ * A ready segment of that node; where it can have no more, and numa is not strict, of another node. It is the caller's,
+ * who says whose it is by its client and number, and then by npi_stock_set_state(). NPI_STOCK_LATER: none is ready;
+ * on_change says when to ask again. failed_nodes: where none could be made since the caller asked for the first time;
+ * these are not tried again. NP_ERR_NO_MEMORY: all budgets are spent; or why none can be made.
  */
-int npi_stock_take(struct npi_broker *broker, uint32_t home, struct npi_leased **out);
+int npi_stock_take(struct npi_broker *broker, uint32_t home, uint64_t failed_nodes, struct npi_leased **out);
 void npi_stock_set_state(struct npi_broker *broker, struct npi_leased *segment, enum npi_segment_state state);
 
 /* Counts it as leased (sign 1) or not any more (-1) in its node's figures. */

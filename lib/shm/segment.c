@@ -132,6 +132,7 @@ static int reserve_from_node(struct npi_segment *segment, const char *reason) {
           pinned ? "first touch from the node's CPUs" : "first touch from wherever this thread runs",
           "allow mbind (docker: --cap-add SYS_NICE)");
   int status = npi_memory_reserve(segment->fd, 0, segment->bytes);
+  if (status == 0) segment->reserved_bytes = segment->bytes;
   if (pinned) {
     int restored = npi_numa_affinity_restore(&before);
     if (status == 0) status = restored;
@@ -139,14 +140,12 @@ static int reserve_from_node(struct npi_segment *segment, const char *reason) {
   return status;
 }
 
-/* Needs the mapping in the page tables. */
-static int measure(struct npi_segment *segment) {
-  uint64_t pages_on[NPI_NODES_MAX];
-  int status =
-      npi_numa_measure(segment->address, segment->bytes, segment->page_bytes, pages_on, &segment->pages_unknown);
+/* Needs this part of the mapping in the page tables. */
+static int measure(struct npi_segment *segment, uint64_t offset, uint64_t bytes) {
+  uint64_t pages_on[NPI_NODES_MAX], unknown;
+  int status = npi_numa_measure((char *)segment->address + offset, bytes, segment->page_bytes, pages_on, &unknown);
   if (status != 0) return npi_trail(status, "segment %s", segment->name);
-  segment->pages_home = 0;
-  segment->pages_away = 0;
+  segment->pages_unknown += unknown;
   for (int node = 0; node < NPI_NODES_MAX; node++) {
     if (node == segment->node || segment->node < 0) {
       segment->pages_home += pages_on[node];
@@ -186,9 +185,9 @@ static int create_object(struct npi_segment *segment) {
   return npi_memory_create_memfd(segment->name, segment->bytes, segment->page_bytes == NPI_HUGE_PAGE, &segment->fd);
 }
 
-/* One attempt with a given page size. */
-static int create_with_pages(struct npi_segment *segment, const struct npi_segment_options *options,
-                             uint64_t page_bytes) {
+/* One attempt with a given page size, until there is a mapping to touch. */
+static int begin_with_pages(struct npi_segment *segment, const struct npi_segment_options *options,
+                            uint64_t page_bytes) {
   make_empty(segment);
   segment->backend = options->backend;
   segment->bytes = options->bytes;
@@ -208,17 +207,7 @@ static int create_with_pages(struct npi_segment *segment, const struct npi_segme
             "segment=%s reason=\"%s\"", segment->name, npi_detail());
   }
   status = bind_to_node(segment, options);
-  if (status == NPI_NUMA_REFUSED) {
-    status = reserve_from_node(segment, npi_detail());
-  } else if (status == 0) {
-    status = npi_memory_reserve(segment->fd, 0, segment->bytes);
-  }
-  if (status != 0) goto fail;
-  status = npi_memory_populate(segment->address, segment->bytes, 1);
-  if (status != 0) goto fail;
-  status = measure(segment);
-  if (status != 0) goto fail;
-  status = judge_placement(segment, options);
+  if (status == NPI_NUMA_REFUSED) status = reserve_from_node(segment, npi_detail());
   if (status != 0) goto fail;
   return 0;
 
@@ -227,7 +216,14 @@ fail:
   return status;
 }
 
-int npi_segment_create(struct npi_segment *segment, const struct npi_segment_options *options) {
+/* Where nobody insists on huge pages. */
+static int begin_with_small_pages(struct npi_segment *segment, const struct npi_segment_options *options) {
+  npi_log(NPI_LOG_INFO, "segment.no_huge_pages", "segment=%s node=%d instead=%d reason=\"%s\"", options->name,
+          options->node, NPI_PAGE, npi_detail());
+  return begin_with_pages(segment, options, NPI_PAGE);
+}
+
+int npi_segment_begin(struct npi_segment *segment, const struct npi_segment_options *options) {
   make_empty(segment);
   int status = check_options(options);
   if (status == 0 && options->numa == NPI_NUMA_STRICT && options->huge != NPI_HUGE_EXPLICIT) {
@@ -238,18 +234,58 @@ int npi_segment_create(struct npi_segment *segment, const struct npi_segment_opt
 
   if (options->huge == NPI_HUGE_EXPLICIT) {
     status = check_huge_pool(options);
-    return status != 0 ? status : create_with_pages(segment, options, NPI_HUGE_PAGE);
+    return status != 0 ? status : begin_with_pages(segment, options, NPI_HUGE_PAGE);
   }
   if (options->huge == NPI_HUGE_AUTO && options->backend == NPI_BACKEND_MEMFD) {
     status = options->bytes % NPI_HUGE_PAGE != 0
                  ? npi_fail(NP_ERR_ARGUMENT, "%" PRIu64 " bytes are not a multiple of 2 MiB", options->bytes)
                  : check_huge_pool(options);
-    if (status == 0) status = create_with_pages(segment, options, NPI_HUGE_PAGE);
-    if (status == 0) return 0;
-    npi_log(NPI_LOG_INFO, "segment.no_huge_pages", "segment=%s node=%d instead=%d reason=\"%s\"", options->name,
-            options->node, NPI_PAGE, npi_detail());
+    if (status == 0) status = begin_with_pages(segment, options, NPI_HUGE_PAGE);
+    return status == 0 ? 0 : begin_with_small_pages(segment, options);
   }
-  return create_with_pages(segment, options, NPI_PAGE);
+  return begin_with_pages(segment, options, NPI_PAGE);
+}
+
+/* Where a piece cannot be had, all is given back and asked for at once: then the error says what is needed and there. */
+static int reserve_piece(struct npi_segment *segment, uint64_t bytes) {
+  uint64_t end = segment->made_bytes + bytes;
+  if (end <= segment->reserved_bytes) return 0;
+  if (npi_memory_reserve(segment->fd, segment->made_bytes, bytes) != 0) {
+    npi_memory_punch(segment->fd, 0, segment->bytes); /* else the figures are those of the rest */
+    segment->made_bytes = segment->pages_home = segment->pages_away = segment->pages_unknown = 0;
+    int status = npi_memory_reserve(segment->fd, 0, segment->bytes);
+    if (status != 0) return status;
+    end = segment->bytes;
+  }
+  segment->reserved_bytes = end;
+  return 0;
+}
+
+static int make_piece(struct npi_segment *segment, uint64_t bytes) {
+  int status = reserve_piece(segment, bytes);
+  if (status != 0) return status;
+  uint64_t offset = segment->made_bytes; /* may have begun anew */
+  status = npi_memory_populate((char *)segment->address + offset, bytes, 1);
+  if (status == 0) status = measure(segment, offset, bytes);
+  if (status == 0) segment->made_bytes = offset + bytes;
+  return status;
+}
+
+int npi_segment_go_on(struct npi_segment *segment, const struct npi_segment_options *options) {
+  uint64_t left = segment->bytes - segment->made_bytes;
+  uint64_t piece = segment->page_bytes > NPI_SEGMENT_PIECE ? segment->page_bytes : NPI_SEGMENT_PIECE;
+  int status = make_piece(segment, left < piece ? left : piece);
+  if (status == 0 && segment->made_bytes == segment->bytes) status = judge_placement(segment, options);
+  if (status == 0) return 0;
+  int may_be_small = options->huge == NPI_HUGE_AUTO && segment->page_bytes == NPI_HUGE_PAGE;
+  npi_segment_destroy(segment);
+  return may_be_small ? begin_with_small_pages(segment, options) : status;
+}
+
+int npi_segment_create(struct npi_segment *segment, const struct npi_segment_options *options) {
+  int status = npi_segment_begin(segment, options);
+  while (status == 0 && segment->made_bytes < segment->bytes) status = npi_segment_go_on(segment, options);
+  return status;
 }
 
 void npi_segment_unmap(struct npi_segment *segment) {
@@ -265,11 +301,23 @@ void npi_segment_unlink(struct npi_segment *segment) {
   segment->unlinked = 1;
 }
 
+int npi_segment_give_back_some(struct npi_segment *segment) {
+  if (segment->fd < 0) return 0;
+  uint64_t end = segment->bytes - segment->given_back_bytes;
+  uint64_t piece = end < NPI_SEGMENT_PIECE_BACK ? end : NPI_SEGMENT_PIECE_BACK;
+  npi_segment_unmap(segment);
+  npi_segment_unlink(segment);
+  if (piece == 0 || npi_memory_punch(segment->fd, end - piece, piece) != 0) return 0; /* destroy says why */
+  segment->given_back_bytes += piece;
+  return end > piece;
+}
+
 void npi_segment_destroy(struct npi_segment *segment) {
   npi_segment_unmap(segment);
   npi_segment_unlink(segment);
   if (segment->fd >= 0) {
-    if (npi_memory_punch(segment->fd, 0, segment->bytes) != 0) {
+    uint64_t left = segment->bytes - segment->given_back_bytes;
+    if (left > 0 && npi_memory_punch(segment->fd, 0, left) != 0) {
       npi_log(NPI_LOG_WARNING, "segment.pages_kept", "segment=%s reason=\"%s\"", segment->name, npi_detail());
     }
     close(segment->fd);
@@ -285,7 +333,10 @@ int npi_segment_remeasure(struct npi_segment *segment) {
   int status = 0;
   if (mapped_here) status = npi_memory_map(segment->readonly_fd, 0, segment->bytes, 0, &segment->address);
   if (status == 0) status = npi_memory_populate(segment->address, segment->bytes, !mapped_here);
-  if (status == 0) status = measure(segment);
+  if (status == 0) {
+    segment->pages_home = segment->pages_away = segment->pages_unknown = 0;
+    status = measure(segment, 0, segment->bytes);
+  }
   if (mapped_here) npi_segment_unmap(segment);
   if (status == 0 && segment->pages_away > away_before) {
     npi_log(NPI_LOG_WARNING, "segment.drifted", "segment=%s node=%d pages_home=%" PRIu64 " pages_away=%" PRIu64,

@@ -23,6 +23,10 @@ enum npi_huge_pages {
   NPI_HUGE_EXPLICIT     /* 2 MiB pages of the node's pool, or an error with the command that fills it; memfd only */
 };
 
+/* Each takes some tenths of a millisecond, where pages are small. */
+#define NPI_SEGMENT_PIECE      (UINT64_C(256) << 10)
+#define NPI_SEGMENT_PIECE_BACK (UINT64_C(2) << 20)
+
 struct npi_segment_options {
   enum npi_segment_backend backend;
   enum npi_numa_mode numa;
@@ -39,7 +43,9 @@ struct npi_segment {
   uint64_t bytes;      /* as asked */
   uint64_t page_bytes; /* obtained: 4096, or 2 MiB with explicit huge pages */
   char name[96];
-  int unlinked; /* see npi_segment_unlink() */
+  int unlinked;                        /* see npi_segment_unlink() */
+  uint64_t reserved_bytes, made_bytes; /* while it is being made: so much of it is there, and measured */
+  uint64_t given_back_bytes;           /* of its end */
   enum npi_segment_backend backend;
   int node;
   int bound;              /* 1: the kernel took the memory policy */
@@ -58,6 +64,13 @@ struct npi_segment {
  */
 int npi_segment_create(struct npi_segment *segment, const struct npi_segment_options *options);
 
+/*
+ * The same piece by piece, for who must not be away for so long: begin, then go on until made_bytes is bytes. The options
+ * stay the caller's and are the same in each call. On failure, which may be any call's, nothing is left behind.
+ */
+int npi_segment_begin(struct npi_segment *segment, const struct npi_segment_options *options);
+int npi_segment_go_on(struct npi_segment *segment, const struct npi_segment_options *options);
+
 /* The broker keeps descriptors only; the pages stay. Without a mapping: nothing. */
 void npi_segment_unmap(struct npi_segment *segment);
 
@@ -69,6 +82,9 @@ void npi_segment_unlink(struct npi_segment *segment);
  * they touch: only when nobody uses the segment any more), unlinks, closes. An empty segment is fine; it is empty after.
  */
 void npi_segment_destroy(struct npi_segment *segment);
+
+/* The same piece by piece: unmaps, unlinks, gives some pages back. 0: there is nothing more to give back. */
+int npi_segment_give_back_some(struct npi_segment *segment);
 
 /* Counts the pages anew; maps the segment for that time if need be. Logs segment.drifted when pages have left home. */
 int npi_segment_remeasure(struct npi_segment *segment);
