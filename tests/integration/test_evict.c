@@ -447,3 +447,69 @@ Test(evict, a_successor_goes_on_counting) {
   leave(&f);
   end(&f);
 }
+
+/* ---- a publisher that waits for credit ---- */
+
+struct full {
+  _Atomic int ready, go_on, n_published;
+};
+
+static int full_body(void *argument) {
+  struct full *me = argument;
+  struct np_client *client;
+  struct np_publisher *publisher;
+  struct np_event event;
+  struct np_notice notice = {.size = sizeof notice};
+  int status = NP_OK;
+  CHILD_EXPECT(np_connect(&client, NULL) == NP_OK);
+  CHILD_EXPECT(np_publisher_open(client, "news", NULL, &publisher) == NP_OK);
+  struct pollfd wait = {.fd = np_publisher_fd(publisher), .events = POLLIN};
+  CHILD_EXPECT(wait.fd >= 0);
+  while (status == NP_OK) {
+    CHILD_EXPECT(np_loan(publisher, SIZE, &event) == NP_OK);
+    message_fill(event.data, SIZE, (uint64_t)me->n_published);
+    status = np_publish(publisher, &event);
+    if (status == NP_OK) me->n_published++;
+  }
+  CHILD_EXPECT(status == NP_FULL);
+  me->ready = 1;
+  while (!me->go_on) usleep(1000);
+  CHILD_EXPECT(poll(&wait, 1, 10000) == 1);
+  while ((status = np_publish(publisher, &event)) == NP_FULL) CHILD_EXPECT(poll(&wait, 1, 10000) == 1);
+  CHILD_EXPECT(status == NP_ERR_EVICTED && strstr(np_error_detail(), "evict_after") != NULL);
+  CHILD_EXPECT(np_wait_credit(publisher, 0) == NP_ERR_EVICTED && np_wait_credit(publisher, -1) == NP_ERR_EVICTED);
+  CHILD_EXPECT(poll(&wait, 1, 0) == 1);
+  CHILD_EXPECT(np_client_notice(client, &notice) == NP_OK && notice.kind == NP_NOTICE_EVICTED);
+  CHILD_EXPECT(np_discard(publisher, &event) == NP_OK);
+  np_disconnect(client);
+  return 0;
+}
+
+Test(evict, a_quarantined_publisher_that_waits_for_credit_is_told) {
+  struct instance instance;
+  struct full *full = shared_memory(sizeof *full);
+  struct np_client *client;
+  struct np_subscriber *subscriber;
+  struct np_event event;
+  uint64_t number;
+  instance_start(&instance, QUARANTINE, NULL);
+  OK(np_connect(&client, NULL));
+  OK(np_subscriber_open(client, "news", NULL, &subscriber));
+  pid_t pid = spawn(full_body, full);
+  EVENTUALLY(20, full->ready);
+  cr_assert(process_stop(pid));
+  EVENTUALLY(20, instance_broker_counter(&instance, NPI_BROKER_EVICTED) == 1);
+  full->go_on = 1;
+  kill(pid, SIGCONT);
+  cr_assert_eq(reap(pid, 20), 0);
+  /* What it had published is still there. */
+  for (int i = 0; i < full->n_published; i++) {
+    OK(np_wait(subscriber, 5000));
+    OK(np_take(subscriber, &event));
+    cr_assert(message_ok(event.data, event.size, &number) && (int)number == i);
+    OK(np_release(subscriber, &event));
+  }
+  cr_assert_eq(np_take(subscriber, &event), NP_EMPTY);
+  np_disconnect(client);
+  instance_stop(&instance);
+}
