@@ -160,12 +160,17 @@ int npi_process_start_time(pid_t pid, uint64_t *ticks) {
 }
 
 int npi_process_state(pid_t pid, char *state) {
+  enum { EXITING = 4 }; /* the kernel's PF_EXITING, in field 9 */
   char text[1024];
   const char *fields;
+  unsigned flags = 0;
   *state = '?';
   int status = read_stat(pid, text, sizeof text, &fields);
-  if (status == 0) *state = fields[0];
-  return status;
+  if (status != 0) return status;
+  *state = fields[0];
+  if (*state != 'Z' && sscanf(fields, "%*c %*d %*d %*d %*d %*d %u", &flags) == 1 && (flags & EXITING) != 0)
+    *state = 'X';
+  return 0;
 }
 
 /* The number behind a line's title; 0: there is no such line. */

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who lives, who is dead, who is at the other end. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/status.h"
@@ -77,6 +80,39 @@ Test(os_process, a_stopped_process_is_alive) {
   cr_assert_eq(npi_process_state(pid, &state), NP_ERR_NOT_FOUND);
   cr_assert_eq(npi_process_pidfd(pid, &fd), NP_ERR_NOT_FOUND);
   cr_assert_eq(fd, -1);
+}
+
+Test(os_process, who_let_go_of_a_lock_by_dying_is_not_among_the_living) {
+  /* Proves: between the end of its locks and its being a zombie a process is no one who could still do something. */
+  enum { DEATHS = 300 };
+  int file = memfd_create("lock", MFD_CLOEXEC), n_seen = 0;
+  cr_assert_geq(file, 0);
+  for (int i = 0; i < DEATHS; i++) {
+    char path[64], state;
+    int ready[2];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    cr_assert_eq(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+      int own = open(path, O_RDWR | O_CLOEXEC);
+      if (fcntl(own, F_OFD_SETLK, &whole) != 0 || write(ready[1], "", 1) != 1) _exit(1);
+      for (;;) pause();
+    }
+    cr_assert_eq(read(ready[0], &state, 1), 1);
+    int mine = open(path, O_RDWR | O_CLOEXEC);
+    kill(pid, SIGKILL);
+    while (fcntl(mine, F_OFD_SETLK, &whole) != 0) cr_assert(errno == EAGAIN || errno == EACCES);
+    cr_assert_eq(npi_process_state(pid, &state), 0);
+    cr_assert(state == 'X' || state == 'Z', "state %c", state);
+    n_seen += state == 'X';
+    waitpid(pid, NULL, 0);
+    close(mine);
+    close(ready[0]);
+    close(ready[1]);
+  }
+  cr_log_info("on its way out: %d of %d\n", n_seen, DEATHS);
+  close(file);
 }
 
 Test(os_process, a_descriptor_that_is_not_open_is_neither_dead_nor_alive) {
