@@ -4,6 +4,7 @@
  * its exit status. Here: the command line, what it shows, and brokers that do not answer.
  */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "support/ctl.h"
@@ -312,6 +313,26 @@ Test(numapoolctl, a_stopped_broker_can_be_looked_at) {
   }
   kill(broker.pid, SIGCONT);
   np_disconnect(client);
+  stop();
+}
+
+Test(numapoolctl, a_broker_that_starts_is_said_to_start) {
+  /* A registry without its magic, as it is until memory is ready. */
+  char path[160];
+  uint64_t magic = 0, none = 0;
+  start();
+  snprintf(path, sizeof path, "/dev/shm/numapool.%s.%u.registry", broker.instance, (unsigned)geteuid());
+  int fd = open(path, O_RDWR | O_CLOEXEC);
+  cr_assert_geq(fd, 0, "%s", path);
+  cr_assert_eq(pread(fd, &magic, sizeof magic, 0), sizeof magic);
+  cr_assert_eq(pwrite(fd, &none, sizeof none, 0), sizeof none);
+  struct result result = shell("$ctl status");
+  EXPECT_STATUS(result, 3);
+  EXPECT_IN(result.err, "is starting");
+  done(&result);
+  cr_assert_eq(pwrite(fd, &magic, sizeof magic, 0), sizeof magic);
+  close(fd);
+  json_decref(json_of("status", 0));
   stop();
 }
 

@@ -101,6 +101,11 @@ static int check_header(struct npi_view *view) {
   struct wanted_table tables[] = {TABLE(nodes),       TABLE(clients),     TABLE(channels), TABLE(publishers),
                                   TABLE(subscribers), TABLE(connections), TABLE(segments), TABLE(listeners)};
   if (npi_load_relaxed_u64(&header->magic) != NPI_MAGIC_REGISTRY) {
+    /* It comes last, when memory is ready. */
+    if (npi_load_relaxed_u64(&header->magic) == 0 && npi_view_broker(view) != NPI_PROCESS_DEAD) {
+      return npi_fail(NP_ERR_STATE, "the broker of instance \"%s\" is starting (process %u): try again in a moment",
+                      view->instance, header->broker_pid);
+    }
     return npi_fail(NP_ERR_CORRUPT, "/dev/shm/%s is not a registry, or its broker ended while it made it", view->name);
   }
   if (header->layout_version != NPI_LAYOUT_VERSION) {
