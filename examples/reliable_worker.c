@@ -22,7 +22,11 @@ static void work_on(struct np_subscriber *subscriber, const struct np_event *eve
   if (again) { /* the work may have been done already: where that matters, find out */
     struct np_source source = {.size = sizeof source};
     np_event_source(subscriber, event, &source);
-    printf("  again: taken %u times before", source.deliveries);
+    if (source.deliveries > 0) {
+      printf("  again: taken %u times before", source.deliveries);
+    } else {
+      printf("  again: it waited for one that died");
+    }
   }
   putchar('\n');
   fflush(stdout); /* the work is done when its result is out: only then the event may be released */
