@@ -119,7 +119,7 @@ stage_gcc() {
   if [[ -n $quick ]]; then
     run_tests gcc -L '^unit$' -LE nightly
   else
-    run_tests gcc -LE '^(reliability|vm|nightly|stress-long)$'
+    run_tests gcc -LE '^(fuzz|reliability|vm|nightly|stress-long)$' # fuzz: in the stage asan
   fi
 }
 

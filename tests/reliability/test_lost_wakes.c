@@ -28,7 +28,7 @@
 
 enum { ROUNDS = 1000, RUNS = 3, STOPPED_OF = 8, STEPS_MAX = 160, FORMS = 2 };
 enum { NP_WAIT, NP_FD };
-enum { KILLED_MS_MAX = 20, LOST_AFTER_S = 10, CREDIT_ROUNDS = 20 };
+enum { KILLED_MS_MAX = 20, LOST_AFTER_S = 10, CREDIT_ROUNDS = 8 };
 
 static const char *const form_names[FORMS] = {"np_wait", "np_fd"};
 static const uint64_t stopped_ms_max[FORMS] = {60, 300};
