@@ -54,7 +54,8 @@ struct npi_broker {
 
   struct npi_stock stock;
   uint32_t n_grants;              /* leases that are not complete */
-  struct npi_grant *short_grants; /* those that wait for segments; the first came first */
+  struct npi_grant *short_grants; /* those that wait for segments, by their turn */
+  uint64_t grant_turns;           /* how many turns were given out */
   struct npi_workers workers;
   struct npi_timer drain_deadline;
   struct npi_evict evict;

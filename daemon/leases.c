@@ -248,6 +248,7 @@ static int begin_grant(struct npi_client *client, uint32_t request, uint32_t n) 
     return npi_fail(NP_ERR_NO_MEMORY, "no memory for a lease");
   }
   grant->client = client;
+  grant->turn = ++client->broker->grant_turns;
   grant->request = request;
   grant->wanted = n;
   npi_timer_init(&grant->timer, NULL, client);
@@ -286,6 +287,10 @@ static void await_subscribers(struct npi_client *client) {
   npi_session_update_watch(client->session);
 }
 
+static int by_turn(const struct npi_grant *a, const struct npi_grant *b) {
+  return (a->turn > b->turn) - (a->turn < b->turn);
+}
+
 /*
  * Takes the segments of the grant from the stock, as far as they are ready; goes on when there are others. Fewer than
  * wanted will do, where there are not more. The status is why there is none.
@@ -299,7 +304,7 @@ static int take_some(struct npi_client *client) {
     struct npi_leased *segment;
     status = npi_stock_take(broker, client->node, grant->failed_nodes, &segment);
     if (status == NPI_STOCK_LATER) {
-      DL_APPEND(broker->short_grants, grant);
+      DL_INSERT_INORDER(broker->short_grants, grant, by_turn);
       grant->waits_for_stock = 1;
       if (client->session != NULL) npi_session_update_watch(client->session);
       return 0;
@@ -307,6 +312,7 @@ static int take_some(struct npi_client *client) {
     if (status != 0) break;
     give_to(client, segment);
     grant->segments[grant->n_segments++] = segment;
+    grant->turn = ++broker->grant_turns;
     DL_FOREACH(client->links, link) {
       if (knows_segments(link->peer, client)) npi_leases_show(segment, link->peer);
     }
@@ -320,16 +326,14 @@ static int take_some(struct npi_client *client) {
   return 0;
 }
 
-/* Each that waits has one try, so one that wants many gets them in turns with the others. */
+/*
+ * Whoever got a segment comes after all others, so one that wants many takes turns with those that want few. Answers are
+ * only queued: nothing ends a grant in here but its own try.
+ */
 void npi_leases_go_on(struct npi_broker *broker, uint64_t failed_nodes) {
-  struct npi_grant *waiting;
-  uint32_t n = 0;
-  DL_FOREACH(broker->short_grants, waiting) {
-    waiting->failed_nodes |= failed_nodes;
-    n++;
-  }
-  for (; n > 0 && broker->short_grants != NULL; n--) { /* a try may end others' */
-    struct npi_grant *grant = broker->short_grants;
+  struct npi_grant *grant, *next;
+  DL_FOREACH(broker->short_grants, grant) grant->failed_nodes |= failed_nodes;
+  DL_FOREACH_SAFE(broker->short_grants, grant, next) {
     struct npi_client *client = grant->client;
     struct npi_control_frame asked;
     npi_control_init(&asked, NPI_CONTROL_LEASE, grant->request, 0);
@@ -338,7 +342,12 @@ void npi_leases_go_on(struct npi_broker *broker, uint64_t failed_nodes) {
     int status = take_some(client);
     if (status == 0) continue;
     npi_registry_count(&broker->registry, NPI_BROKER_LEASES_REFUSED, 1);
-    if (asked.head.request != 0 && client->session != NULL) npi_session_refuse(client->session, &asked, status);
+    if (asked.head.request == 0) {
+      npi_log(NPI_LOG_WARNING, "lease.not_reserved", "client=%u name=%s reason=\"%s\"", client->index, client->name,
+              npi_detail());
+    } else if (client->session != NULL) {
+      npi_session_refuse(client->session, &asked, status);
+    }
   }
 }
 

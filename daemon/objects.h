@@ -93,16 +93,16 @@ struct npi_leased {
   uint32_t number;
   int named; /* its client, which comes back, has it */
   uint64_t object;
-  struct npi_client *client; /* NULL: ready */
+  struct npi_client *client; /* NULL: being made, ready, or being given back */
   struct npi_segment memory;
-  struct npi_leased *prev, *next; /* of its client, or of the node's ready ones */
+  struct npi_leased *prev, *next; /* of its client, of the node's ready ones, or of those being given back */
 };
 
 /* A lease that is granted as soon as every subscriber has been sent the new segments. */
 struct npi_grant {
   uint32_t request; /* of the frame to answer */
   struct npi_leased **segments;
-  uint32_t n_segments, wanted; /* fewer than wanted: they are still being made */
+  uint32_t n_segments, wanted; /* fewer than wanted: it waits for the stock */
   struct npi_grant_wait {
     uint32_t client, version;
     uint64_t session; /* its serial; another one, which came later, was told all before it was ready */
@@ -111,6 +111,7 @@ struct npi_grant {
   uint32_t n_waits;
   struct npi_timer timer; /* all are there: patience is over */
   int waits_for_stock;    /* is in the broker's list */
+  uint64_t turn;          /* grows with each segment that it got: who got one later comes later */
   uint64_t failed_nodes;  /* bits by index: no segment could be made there meanwhile */
   struct npi_client *client;
   struct npi_grant *prev, *next;
@@ -132,6 +133,7 @@ struct npi_client {
   struct npi_broker *broker;
   struct npi_session *session; /* NULL once it is gone */
   int page_fd, page_readonly_fd, ledger_fd, events_fd, credits_fd;
+  uint32_t events_rung, credits_rung; /* sleepers.c: the episodes of sleep for which the broker has rung */
   unsigned char *page; /* written before an end is told of a place in it, read for counters of ended endpoints */
   struct npi_ring_space rings;
   uint64_t *rows_used;         /* one bit for each row of endpoint counters */
@@ -154,6 +156,8 @@ struct npi_node {
   uint64_t made_bytes, leased_bytes;
   uint64_t pages_home, pages_away, pages_unknown;
   struct npi_leased *ready;
+  int failure; /* why the last one that failed could not be made */
+  char failure_text[512];
 };
 
 #endif

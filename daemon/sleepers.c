@@ -8,11 +8,14 @@
 #include "os/os_clock.h"
 #include "os/os_wait.h"
 
-static int sleeps(const struct npi_doorbell_shm *bell) {
-  return (uint32_t)npi_load_acquire_u64(&bell->word) == NPI_BELL_ASLEEP;
+/* Asleep, and in this episode not rung by us yet. */
+static int sleeps(const struct npi_doorbell_shm *bell, uint32_t rung_episode, uint32_t *episode) {
+  uint64_t word = npi_load_acquire_u64(&bell->word);
+  *episode = (uint32_t)(word >> 32);
+  return (uint32_t)word == NPI_BELL_ASLEEP && *episode != rung_episode;
 }
 
-/* The pages are their clients': only loads, and a lie has somebody woken in vain. */
+/* The pages are their clients': only loads, and a lie has the liar woken once in vain. */
 static int has_element(const struct npi_ring_block *block, uint32_t capacity, uint64_t position) {
   struct npi_ring ring;
   uint64_t element;
@@ -25,7 +28,7 @@ static int has_events(const struct npi_client *client) {
   const struct npi_connection *connection;
   DL_FOREACH2(client->subscribers, subscriber, client_next) {
     DL_FOREACH2(subscriber->connections, connection, subscriber_next) {
-      if (connection->lied) continue; /* nothing is taken from it any more */
+      if (connection->lied || !connection->subscriber_holds) continue; /* nothing is taken from it any more */
       const struct npi_ring_block *returns = npi_client_block(client, connection->returns_offset);
       const struct npi_ring_block *submissions =
           npi_client_block(connection->publisher->client, connection->submissions_offset);
@@ -42,7 +45,7 @@ static int has_credits(const struct npi_client *client) {
   DL_FOREACH2(client->publishers, publisher, client_next) {
     DL_FOREACH2(publisher->connections, connection, publisher_next) {
       const struct npi_subscriber *subscriber = connection->subscriber;
-      if (connection->lied) continue;
+      if (connection->lied || !connection->publisher_holds) continue;
       const struct npi_ring_block *submissions = npi_client_block(client, connection->submissions_offset);
       const struct npi_ring_block *returns = npi_client_block(subscriber->client, connection->returns_offset);
       uint64_t processed = npi_load_relaxed_u64(&submissions->counter[NPI_SUBMISSION_RETURNED]);
@@ -52,10 +55,17 @@ static int has_credits(const struct npi_client *client) {
   return 0;
 }
 
-static void look_at(const struct npi_client *client) {
+static void look_at(struct npi_client *client) {
   const struct npi_page_shm *page = (const struct npi_page_shm *)(const void *)client->page;
-  if (sleeps(&page->events) && has_events(client)) npi_event_ring(client->events_fd);
-  if (sleeps(&page->credits) && has_credits(client)) npi_event_ring(client->credits_fd);
+  uint32_t episode;
+  if (sleeps(&page->events, client->events_rung, &episode) && has_events(client)) {
+    client->events_rung = episode;
+    npi_event_ring(client->events_fd);
+  }
+  if (sleeps(&page->credits, client->credits_rung, &episode) && has_credits(client)) {
+    client->credits_rung = episode;
+    npi_event_ring(client->credits_fd);
+  }
 }
 
 static void on_look(struct npi_timer *timer) {

@@ -3,9 +3,9 @@
  * Rings for those who sleep on although there is something for them: who stored it was stopped before it could ring, and
  * a program that sleeps in its own epoll has no bound of ours on its sleep.
  *
- * From time to time the broker looks at the doorbell of each client, and where one sleeps, at the first element that it
- * has not counted as seen. Nobody is woken in vain, but a program that does other things before it comes back to its
- * descriptor may be rung more than once.
+ * From time to time the broker looks at the doorbell of each client, and where one sleeps, at the first element of each
+ * ring that it has not counted as seen. It rings once for each episode of sleep, as peers do; nobody who has nothing to
+ * take is woken. One client is looked at in one go: some tenths of a millisecond for a thousand connections.
  */
 #ifndef NPI_DAEMON_SLEEPERS_H
 #define NPI_DAEMON_SLEEPERS_H

@@ -141,13 +141,7 @@ static int go_on_making(struct npi_broker *broker) {
 
 /* keep_pages: living clients may still use what they have mapped. */
 static void destroy_segment(struct npi_broker *broker, struct npi_leased *segment, int keep_pages) {
-  struct npi_node *node = &broker->stock.nodes[segment->node];
-  node->n_segments--;
-  node->made_bytes -= segment->memory.bytes;
-  node->pages_home -= segment->memory.pages_home;
-  node->pages_away -= segment->memory.pages_away;
-  node->pages_unknown -= segment->memory.pages_unknown;
-  show_node(broker, segment->node);
+  broker->stock.nodes[segment->node].n_segments--;
   if (keep_pages) {
     npi_segment_unmap(&segment->memory);
     npi_segment_unlink(&segment->memory);
@@ -162,11 +156,17 @@ static void destroy_segment(struct npi_broker *broker, struct npi_leased *segmen
   free(segment);
 }
 
-/* It is nobody's any more. What a successor finds of it, it destroys. */
+/* It is nobody's any more, and in no figure. What a successor finds of it, it destroys. */
 static void set_free(struct npi_broker *broker, struct npi_leased *segment) {
+  struct npi_node *node = &broker->stock.nodes[segment->node];
   segment->client = NULL;
   segment->number = NPI_NONE;
   npi_stock_set_state(broker, segment, NPI_SEGMENT_FREE);
+  node->made_bytes -= segment->memory.bytes;
+  node->pages_home -= segment->memory.pages_home;
+  node->pages_away -= segment->memory.pages_away;
+  node->pages_unknown -= segment->memory.pages_unknown;
+  show_node(broker, segment->node);
 }
 
 /* ---- given back ---- */
@@ -194,6 +194,7 @@ static void give_back_some(struct npi_timer *timer) {
   if (!more) {
     destroy_first_retired(broker);
     tell(broker, 0);
+    npi_stock_plan(broker);
   }
   if (stock->retired != NULL) npi_timer_begin(&broker->loop, timer, 0);
 }
@@ -214,8 +215,15 @@ void npi_stock_abandon(struct npi_broker *broker, struct npi_leased *segment) {
 
 /* ---- ahead of demand ---- */
 
+/* One that is made while huge pages are given back would get small ones, for good. */
+static int should_wait(const struct npi_broker *broker, uint32_t node) {
+  return broker->stock.nodes[node].n_retired > 0 && broker->config->memory.backend == NPI_BACKEND_MEMFD &&
+         broker->config->memory.huge_pages == NPI_HUGE_AUTO;
+}
+
 static int wants_stock(const struct npi_broker *broker, uint32_t node) {
-  return broker->stock.nodes[node].n_ready < broker->stock.ready_wanted && has_room(broker, node);
+  return broker->stock.nodes[node].n_ready < broker->stock.ready_wanted && has_room(broker, node) &&
+         !should_wait(broker, node);
 }
 
 void npi_stock_plan(struct npi_broker *broker) {
@@ -260,6 +268,11 @@ static void replenish(struct npi_timer *timer) {
   npi_stock_plan(broker);
 }
 
+/* What is being given back may be just what is missing. When it is there, who waits is told. */
+static int comes_back(const struct npi_broker *broker, int status) {
+  return status == NP_ERR_NO_MEMORY && broker->stock.retired != NULL;
+}
+
 static void make_some(struct npi_timer *timer) {
   struct npi_broker *broker = timer->owner;
   struct npi_stock *stock = &broker->stock;
@@ -273,14 +286,15 @@ static void make_some(struct npi_timer *timer) {
     npi_timer_begin(&broker->loop, timer, 0);
     return;
   }
-  if (status != 0) {
-    report_failure(broker, node);
-    stock->failure = status;
-    snprintf(stock->failure_text, sizeof stock->failure_text, "%s", npi_detail());
-  } else {
+  if (status == 0) {
     stock->failed = 0;
+    tell(broker, 0);
+  } else if (!comes_back(broker, status)) {
+    stock->nodes[node].failure = status;
+    snprintf(stock->nodes[node].failure_text, sizeof stock->nodes[node].failure_text, "%s", npi_detail());
+    if (broker->short_grants == NULL) report_failure(broker, node);
+    tell(broker, UINT64_C(1) << node);
   }
-  tell(broker, status != 0 ? UINT64_C(1) << node : 0);
   npi_stock_plan(broker);
 }
 
@@ -300,13 +314,14 @@ static int take_of_node(struct npi_broker *broker, uint32_t index, uint64_t fail
     node->n_ready--;
     return 0;
   }
-  if ((failed_nodes >> index & 1) != 0) return npi_fail(stock->failure, "%s", stock->failure_text);
+  if ((failed_nodes >> index & 1) != 0) return npi_fail(node->failure, "%s", node->failure_text);
   if (stock->making != NULL) {
     return stock->making->node == index || has_room(broker, index) || node->n_retired > 0 ? NPI_STOCK_LATER : NO_ROOM;
   }
   if (!has_room(broker, index)) return node->n_retired > 0 ? NPI_STOCK_LATER : NO_ROOM;
+  if (should_wait(broker, index)) return NPI_STOCK_LATER;
   int status = begin_making(broker, index);
-  if (status != 0) return status;
+  if (status != 0) return comes_back(broker, status) ? NPI_STOCK_LATER : status;
   npi_timer_begin(&broker->loop, &stock->making_timer, 0);
   return NPI_STOCK_LATER;
 }
@@ -392,7 +407,10 @@ int npi_stock_init(struct npi_broker *broker) {
 
 int npi_stock_init_adopted(struct npi_broker *broker, uint64_t next_object) {
   broker->stock.next_object = next_object;
-  return make_tables(broker);
+  int status = make_tables(broker);
+  /* The predecessor may have died between a record and the figures of its node. */
+  for (uint32_t i = 0; status == 0 && i < broker->stock.n_nodes; i++) show_node(broker, i);
+  return status;
 }
 
 int npi_stock_adopt(struct npi_broker *broker, uint32_t index, const struct npi_segment_record *record, int fd,

@@ -28,14 +28,12 @@ struct npi_stock {
   struct npi_leased *making; /* one at a time; NULL: none */
   char making_name[96];
   struct npi_timer making_timer;
-  int failure; /* why the last one that failed could not be made */
-  char failure_text[512];
 
   struct npi_leased *retired; /* free for everybody else; their pages are given back one after the other */
   struct npi_timer retired_timer;
 };
 
-/* Makes the ready segments; takes about half a second a GiB. */
+/* Makes the ready segments; takes about a second a GiB. */
 int npi_stock_init(struct npi_broker *broker);
 
 /*
@@ -63,7 +61,7 @@ void npi_stock_set_state(struct npi_broker *broker, struct npi_leased *segment, 
 /* Counts it as leased (sign 1) or not any more (-1) in its node's figures. */
 void npi_stock_account(struct npi_broker *broker, const struct npi_leased *segment, int sign);
 
-/* Nobody uses it any more: free at once, without a name at once; its pages are given back in one of the next turns. */
+/* Nobody uses it any more: free at once, without a name at once; its pages are given back in the next turns. */
 void npi_stock_retire(struct npi_broker *broker, struct npi_leased *segment);
 
 /* At the broker's end, while a client may still use it: the pages go with the last who has them mapped. */

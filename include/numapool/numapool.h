@@ -185,7 +185,7 @@ NP_API struct np_publisher *np_publisher_close(struct np_publisher *publisher);
  * caller owns the event until it publishes or discards it. Where the memory in hand is all in use it makes
  * at most one bounded call to the broker for more.
  * NP_EMPTY: all slots are with subscribers and the budget is spent (np_error_detail names who holds how
- * much); NP_ERR_TOO_LARGE; NP_ERR_FORKED. */
+ * much); NP_ERR_EVICTED: the same, where this process was shut out, as np_take says; NP_ERR_TOO_LARGE; NP_ERR_FORKED. */
 NP_API int np_loan(struct np_publisher *publisher, size_t size, struct np_event *event);
 
 /* np_set_topic copies a topic behind the payload of a loaned event: event->size + length must fit in what

@@ -9,12 +9,20 @@ enum { DETAIL_BYTES = 768 };
 
 static _Thread_local char detail[DETAIL_BYTES];
 
+/* Parts of it may come from a peer, and go into logs and onto terminals. */
+static void make_printable(char *text) {
+  for (char *c = text; *c != '\0'; c++) {
+    if ((unsigned char)*c < ' ' || *c == 0x7f) *c = *c == '\n' ? '\n' : '?';
+  }
+}
+
 int(npi_fail)(int status, const char *format, ...) {
   char text[DETAIL_BYTES]; /* arguments may point into the detail text itself */
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
+  make_printable(text);
   memcpy(detail, text, sizeof text);
   return status;
 }
@@ -26,6 +34,7 @@ int(npi_fail_errno)(int status, int error_number, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
+  make_printable(text);
   const char *words = strerror_r(error_number, reason, sizeof reason);
   snprintf(detail, sizeof detail, "%.*s: %s", (int)(sizeof detail - sizeof reason - 4), text, words);
   return status;
@@ -38,6 +47,7 @@ int(npi_trail)(int status, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(context, sizeof context, format, arguments);
   va_end(arguments);
+  make_printable(context);
   memcpy(text, detail, sizeof text);
   snprintf(detail, sizeof detail, "%s: %.*s", context, (int)(sizeof detail - sizeof context - 4), text);
   return status;

@@ -13,6 +13,7 @@
 
 enum {
   LEASE_TIMEOUT_MS = 2000,
+  LEASE_MIB_MS = 10,     /* and for each MiB: memory is made at about 1 GiB a second on an idle machine */
   REFUSED_NS = 10000000, /* after a refusal, ask again not before */
   UNCARVE_NS = 10000000, /* walking all records costs: not more often */
   TRIM_EVERY_NS = 250000000,
@@ -74,7 +75,8 @@ int npi_client_lease(struct np_client *client, uint64_t bytes) {
   struct npi_control_frame reply;
   npi_control_init(&frame, NPI_CONTROL_LEASE, 0, 0);
   frame.body.lease.bytes = bytes;
-  int status = npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS);
+  uint64_t mib = (bytes < client->pool.budget_bytes ? bytes : client->pool.budget_bytes) >> 20;
+  int status = npi_client_request(client, &frame, &reply, LEASE_TIMEOUT_MS + (int)(mib * LEASE_MIB_MS));
   client->lease_refusal[0] = '\0';
   if (status != 0) {
     client->lease_again_ns = npi_clock_monotonic() + REFUSED_NS;

@@ -192,6 +192,7 @@ static int loan_slow(struct np_publisher *publisher, size_t size, struct np_even
   uint32_t slot = npi_client_loan_slow(publisher, slot_class);
   if (slot != NPI_NONE) return hand_out(publisher, size, slot, event);
   npi_flow_count(&publisher->flow, NPI_PUBLISHER_EMPTY, 1);
+  if (client->shut_out) return npi_client_shut_out(); /* it is given no memory any more */
   publisher->wanted_class = slot_class;
   publisher->wants_slot = 1;
   if (client->credits_fd_used) npi_client_arm_credits(client);

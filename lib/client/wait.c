@@ -187,6 +187,7 @@ static int may_go_on(struct np_publisher *publisher) {
 void npi_client_arm_credits(struct np_client *client) {
   if (!npi_event_clear(client->credits_fd)) look_at_broker(client);
   go_to_sleep(&client->credits_bell);
+  npi_client_reap(client); /* all that is there by now, so that what the broker finds in the rings came after it */
   int ready = must_look(client) || client->shut_out;
   offer_waiting(client); /* what is left of it wakes the program when a member gives credit back */
   for (struct np_publisher *p = client->publishers; p != NULL && !ready; p = p->next) {

@@ -226,6 +226,13 @@ static int fail_short(int fd, uint64_t need, int error) {
                         need);
 }
 
+int npi_memory_check_room(int fd, uint64_t need) {
+  struct statfs facts;
+  if (fstatfs(fd, &facts) != 0 || facts.f_type != TMPFS_MAGIC || facts.f_blocks == 0) return 0;
+  if ((uint64_t)facts.f_bfree * (uint64_t)facts.f_bsize >= need) return 0;
+  return fail_short(fd, need, ENOSPC);
+}
+
 int npi_memory_reserve(int fd, uint64_t offset, uint64_t bytes) {
   while (bytes > 0) {
     uint64_t piece = bytes < RESERVE_PIECE ? bytes : RESERVE_PIECE;
@@ -287,6 +294,10 @@ int npi_memory_populate(void *address, uint64_t bytes, int writable) {
   /* Before Linux 5.14. Reading is enough: a shared mapping of these files gets its final, writable entry at once. */
   for (uint64_t at = 0; at < bytes; at += NPI_PAGE) (void)*((const volatile char *)address + at);
   return 0;
+}
+
+void npi_memory_forget(void *address, uint64_t bytes) {
+  madvise(address, bytes, MADV_DONTNEED);
 }
 
 int npi_memory_advise_huge(void *address, uint64_t bytes) {

@@ -50,6 +50,9 @@ int npi_memory_is_sealed(int fd);
  */
 int npi_memory_reserve(int fd, uint64_t offset, uint64_t bytes);
 
+/* The same error beforehand, where the file system of fd has no room for so much more. */
+int npi_memory_check_room(int fd, uint64_t need);
+
 /* Gives the pages of the range back to the system; they read as zero afterwards. fd must be writable. */
 int npi_memory_punch(int fd, uint64_t offset, uint64_t bytes);
 
@@ -67,6 +70,9 @@ void npi_memory_unmap(void *address, uint64_t bytes);
  * writable: the range was mapped so. Contents are not changed, also while others write them.
  */
 int npi_memory_populate(void *address, uint64_t bytes, int writable);
+
+/* The opposite: empties the page tables again. The memory stays; whoever looks faults. */
+void npi_memory_forget(void *address, uint64_t bytes);
 
 /* Asks for transparent huge pages in the range. 0, or NP_ERR_SYSTEM where the kernel has none. */
 int npi_memory_advise_huge(void *address, uint64_t bytes);

@@ -197,6 +197,8 @@ static int begin_with_pages(struct npi_segment *segment, const struct npi_segmen
 
   int status = create_object(segment);
   if (status != 0) goto fail;
+  status = npi_memory_check_room(segment->fd, segment->bytes);
+  if (status != 0) goto fail;
   status = npi_memory_reopen_readonly(segment->fd, &segment->readonly_fd);
   if (status != 0) goto fail;
   status = npi_memory_map(segment->fd, 0, segment->bytes, 1, &segment->address);
@@ -246,29 +248,21 @@ int npi_segment_begin(struct npi_segment *segment, const struct npi_segment_opti
   return begin_with_pages(segment, options, NPI_PAGE);
 }
 
-/* Where a piece cannot be had, all is given back and asked for at once: then the error says what is needed and there. */
-static int reserve_piece(struct npi_segment *segment, uint64_t bytes) {
-  uint64_t end = segment->made_bytes + bytes;
-  if (end <= segment->reserved_bytes) return 0;
-  if (npi_memory_reserve(segment->fd, segment->made_bytes, bytes) != 0) {
-    npi_memory_punch(segment->fd, 0, segment->bytes); /* else the figures are those of the rest */
-    segment->made_bytes = segment->pages_home = segment->pages_away = segment->pages_unknown = 0;
-    int status = npi_memory_reserve(segment->fd, 0, segment->bytes);
-    if (status != 0) return status;
-    end = segment->bytes;
-  }
-  segment->reserved_bytes = end;
-  return 0;
-}
-
 static int make_piece(struct npi_segment *segment, uint64_t bytes) {
-  int status = reserve_piece(segment, bytes);
-  if (status != 0) return status;
-  uint64_t offset = segment->made_bytes; /* may have begun anew */
-  status = npi_memory_populate((char *)segment->address + offset, bytes, 1);
+  uint64_t offset = segment->made_bytes;
+  char *address = (char *)segment->address + offset;
+  int status = 0;
+  if (offset + bytes > segment->reserved_bytes) {
+    status = npi_memory_reserve(segment->fd, offset, bytes);
+    if (status != 0) return status;
+    segment->reserved_bytes = offset + bytes;
+  }
+  status = npi_memory_populate(address, bytes, 1);
   if (status == 0) status = measure(segment, offset, bytes);
-  if (status == 0) segment->made_bytes = offset + bytes;
-  return status;
+  if (status != 0) return status;
+  npi_memory_forget(address, bytes); /* or the end of the mapping would be slow */
+  segment->made_bytes = offset + bytes;
+  return 0;
 }
 
 int npi_segment_go_on(struct npi_segment *segment, const struct npi_segment_options *options) {

@@ -66,7 +66,8 @@ int npi_segment_create(struct npi_segment *segment, const struct npi_segment_opt
 
 /*
  * The same piece by piece, for who must not be away for so long: begin, then go on until made_bytes is bytes. The options
- * stay the caller's and are the same in each call. On failure, which may be any call's, nothing is left behind.
+ * stay the caller's and are the same in each call. On failure, which may be any call's, nothing is left behind. Where
+ * binding is refused, begin reserves all of it.
  */
 int npi_segment_begin(struct npi_segment *segment, const struct npi_segment_options *options);
 int npi_segment_go_on(struct npi_segment *segment, const struct npi_segment_options *options);

@@ -481,6 +481,10 @@ static int full_body(void *argument) {
   CHILD_EXPECT(poll(&wait, 1, 0) == 1);
   CHILD_EXPECT(np_client_notice(client, &notice) == NP_OK && notice.kind == NP_NOTICE_EVICTED);
   CHILD_EXPECT(np_discard(publisher, &event) == NP_OK);
+  /* It gets no more memory: not "later", but never. */
+  while ((status = np_loan(publisher, 60000, &event)) == NP_OK) {
+  }
+  CHILD_EXPECT(status == NP_ERR_EVICTED);
   np_disconnect(client);
   return 0;
 }

@@ -10,6 +10,7 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "numapool/numapool.h"
@@ -33,8 +34,11 @@ static int lease_body(void *argument) {
   struct np_client_stats stats = {.size = sizeof stats};
   np_publisher_options_init(&options);
   options.reserve_bytes = (uint64_t)MIB_LEASED << 20;
-  if (np_connect(&client, NULL) != NP_OK || np_publisher_open(client, "large", &options, &publisher) != NP_OK) return 1;
-  if (np_client_stats(client, &stats) != NP_OK || stats.leased_bytes != options.reserve_bytes) return 2;
+  if (np_connect(&client, NULL) != NP_OK || np_publisher_open(client, "large", &options, &publisher) != NP_OK ||
+      np_client_stats(client, &stats) != NP_OK || stats.leased_bytes != options.reserve_bytes) {
+    say("large leases: %s; %llu bytes leased\n", np_error_detail(), (unsigned long long)stats.leased_bytes);
+    return 1;
+  }
   board->leased++;
   for (;;) pause();
 }
@@ -45,13 +49,17 @@ static int leases_body(void *argument) {
   for (int i = 0; i < LEASES; i++) {
     int before = board->leased;
     pid_t pid = spawn(lease_body, board);
-    for (int naps = 0; board->leased == before && naps < 20000; naps++) usleep(1000);
+    int ended = 0;
+    while (board->leased == before && !ended) {
+      usleep(1000);
+      ended = waitpid(pid, NULL, WNOHANG) == pid;
+    }
+    if (ended) break;
     kill(pid, SIGKILL);
     reap(pid, 10);
-    if (board->leased == before) return 1;
   }
   board->end = 1;
-  return 0;
+  return board->leased % LEASES;
 }
 
 static int by_size(const void *a, const void *b) {

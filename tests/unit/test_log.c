@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/status.h"
 
 struct seen {
   int n;
@@ -62,6 +63,17 @@ Test(log, a_quoted_value_ends_where_it_ends) {
   npi_log_set_sink(remember, &seen, NPI_LOG_DEBUG);
   npi_log(NPI_LOG_INFO, "a.b", "x=%s reason=\"%s\" fix=\"%s\" n=%d", "o\"k", "no \"here\" \\ fix=\"none\"", "go on", 3);
   cr_assert_str_eq(seen.line, "a.b x=o\"k reason=\"no \\\"here\\\" \\\\ fix=\\\"none\\\"\" fix=\"go on\" n=3");
+}
+
+Test(log, words_of_a_peer_cannot_forge_values) {
+  /* Proves: what a peer sends comes into a reason without control characters, so it cannot look like the end of it. */
+  struct seen seen = {0};
+  npi_log_set_sink(remember, &seen, NPI_LOG_DEBUG);
+  int status = npi_fail(NP_ERR_ARGUMENT, "\"%s\" cannot name a channel", "a\" x=1\x02 pid=1 reason=\x01ok\x7f");
+  npi_log(NPI_LOG_INFO, "request.refused", "status=%d reason=\"%s\"", status, npi_detail());
+  cr_assert_str_eq(seen.line,
+                   "request.refused status=-1 reason=\"\\\"a\\\" x=1? pid=1 reason=?ok?\\\" cannot name a "
+                   "channel\"");
 }
 
 Test(log, a_long_value_is_cut_inside_its_quotes) {
