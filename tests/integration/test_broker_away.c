@@ -5,14 +5,9 @@
 
 #include "numapool/numapool.h"
 #include "tests/support/broker_fixture.h"
+#include "tests/support/ok.h"
 
 TestSuite(broker_away, .timeout = 60);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static struct np_client *connect_to(const struct npi_test_broker *broker) {
   struct np_client *client = NULL;

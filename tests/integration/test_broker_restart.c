@@ -22,6 +22,7 @@
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
@@ -35,12 +36,6 @@ enum { POSIX = 0, MEMFD = 1 };
     return cr_make_param_array(int, backends, 2);     \
   }                                                   \
   ParameterizedTest(int *backend, broker_restart, name, .timeout = 240)
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static void start(struct instance *instance, int backend) {
   char yaml[1024];

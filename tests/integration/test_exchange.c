@@ -21,6 +21,7 @@
 #include "tests/support/child.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
@@ -51,12 +52,6 @@ static void start_with(struct instance *instance, int backend, const char *memor
 static void start(struct instance *instance, int backend) {
   start_with(instance, backend, "per_node: 64MiB, ready: 4MiB", CHANNELS);
 }
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static struct np_client *connected(void) {
   struct np_client *client = NULL;

@@ -30,6 +30,7 @@
 #include "shm/leftovers.h"
 #include "tests/support/child.h"
 #include "tests/support/instance.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 #include "tests/support/raw_client.h"
 #include "wire/channel.h"
@@ -37,12 +38,6 @@
 TestSuite(permissions, .timeout = 60);
 
 enum { READER = 65534, WRITER = 61234, STRANGER = 64321, MEMBER = 62000, READERS_GROUP = 60777 };
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static int become(uid_t uid, gid_t group) {
   gid_t groups[] = {group};

@@ -19,6 +19,7 @@
 #include "os/os_clock.h"
 #include "tests/support/child.h"
 #include "tests/support/instance.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 
 /* AddressSanitizer takes the stack of a cancelled thread for one that is in use; a sanitizer's library cannot be loaded
@@ -32,12 +33,6 @@ enum { IS_SANITIZED = 0 };
 #endif
 
 TestSuite(process_life, .timeout = 120);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static const char settings[] =
     "memory: { per_node: 64MiB, ready: 4MiB }\n"

@@ -18,15 +18,10 @@
 #include "os/os_clock.h"
 #include "os/os_socket.h"
 #include "tests/support/broker_fixture.h"
+#include "tests/support/ok.h"
 #include "wire/channel.h"
 
 TestSuite(reattach, .timeout = 60);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 #define WITHIN(seconds, condition)                                         \
   do {                                                                     \

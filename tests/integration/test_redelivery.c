@@ -7,15 +7,10 @@
 #include "numapool/numapool.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 
 TestSuite(redelivery, .timeout = 60);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 enum { CREDITS = 16 };
 

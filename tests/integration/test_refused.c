@@ -14,16 +14,11 @@
 #include "tests/support/child.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
+#include "tests/support/ok.h"
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
 TestSuite(refused, .timeout = 60);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 #define SETTINGS                                          \
   "memory: { per_node: 64MiB, ready: 16MiB }\n"           \

@@ -17,15 +17,10 @@
 #include "numapool/numapool.h"
 #include "os/os_clock.h"
 #include "support/instance.h"
+#include "support/ok.h"
 #include "support/peers.h"
 
 TestSuite(cycles, .timeout = 280);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 enum { GROWTH_KIB = 1024 }; /* an allocator's own wear; 20,000 times anything forgotten is more */
 

@@ -26,14 +26,9 @@
 #include "support/instance.h"
 #include "support/peers.h"
 #include "tests/support/child.h"
+#include "tests/support/ok.h"
 
 TestSuite(exhaustion, .timeout = 280);
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 enum { HELD_MAX = 8192, PAYLOAD = 60000, BOUND_MS = 2000 };
 

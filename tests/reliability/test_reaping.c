@@ -17,17 +17,12 @@
 
 #include "numapool/numapool.h"
 #include "support/instance.h"
+#include "support/ok.h"
 #include "support/peers.h"
 
 TestSuite(reaping, .timeout = 280);
 
 enum { RUNS = 3, DEATHS = 200, REAP_MS_MAX = 20, HOPS = 400000, REAPS_BESIDE = 334, DISTURBED_NS_MAX = 5000 };
-
-#define OK(call)                                                                        \
-  do {                                                                                  \
-    int npi_result = (call);                                                            \
-    cr_assert_eq(npi_result, NP_OK, "%s: %d %s", #call, npi_result, np_error_detail()); \
-  } while (0)
 
 static struct instance instance;
 

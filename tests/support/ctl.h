@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "support/broker_fixture.h"
+#include "support/ok.h"
 
 static const char *const verbs[] = {"status", "clients", "channels", "listeners", "segments", "fsck", "tap", "pub"};
 enum { LOOKING_VERBS = 6, VERBS = 8 };
@@ -152,12 +153,6 @@ static inline void stop_killed(void) {
   npi_test_broker_clean(&broker);
   end_tests();
 }
-
-#define OK(call)                                                           \
-  do {                                                                     \
-    int result_of_it = (call);                                             \
-    cr_assert_eq(result_of_it, NP_OK, "%s: %s", #call, np_error_detail()); \
-  } while (0)
 
 static inline struct np_client *connect_as(const char *name) {
   struct np_client *client = NULL;
