@@ -92,19 +92,15 @@ static uint64_t of_listener(const char *name, const char *key) {
 
 /* ---- parts --------------------------------------------------------------------------------------------- */
 
-static struct receiver *new_receiver(const char *channel, uint32_t hold) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
+static struct receiver *holder_for(const char *channel, uint32_t hold) {
+  struct receiver *receiver = receiver_for(channel);
   receiver->hold = hold;
   receiver->no_order = 1;
   return receiver;
 }
 
-static struct sender *new_sender(const char *channel, uint64_t count) {
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
-  sender->count = count;
+static struct sender *small_sender_for(const char *channel, uint64_t count, uint32_t wait_for) {
+  struct sender *sender = sender_for(channel, count, wait_for);
   sender->fixed_size = 64;
   return sender;
 }
@@ -132,10 +128,9 @@ Test(audit, balances_under_load_and_after_it_drops_included) {
   enum { EVENTS = 200000 };
   instance_start(&instance, settings, NULL);
   balanced();
-  struct receiver *quick = new_receiver("news", 0), *slow = new_receiver("news", 40);
+  struct receiver *quick = holder_for("news", 0), *slow = holder_for("news", 40);
   slow->credits = 48;
-  struct sender *sender = new_sender("news", EVENTS);
-  sender->wait_for = 2;
+  struct sender *sender = small_sender_for("news", EVENTS, 2);
   pid_t pids[3] = {spawn(receiver_body, quick), spawn(receiver_body, slow), spawn(sender_body, sender)};
   int live = 0;
   while (!atomic_load(&sender->done)) {
@@ -243,9 +238,9 @@ Test(audit, balances_after_the_death_of_anybody) {
   static const char *const to[] = {"news", "work", "work"};
   static const char *const from[] = {"news", "news", "work", "work", "work", "net"};
   static const char *const in[] = {"udp", "tcp", "jobs"};
-  for (int i = 0; i < SENDERS; i++) part[i] = (struct part){sender_body, new_sender(to[i], 0), 0};
+  for (int i = 0; i < SENDERS; i++) part[i] = (struct part){sender_body, small_sender_for(to[i], 0, 0), 0};
   for (int i = 0; i < RECEIVERS; i++) {
-    part[SENDERS + i] = (struct part){receiver_body, new_receiver(from[i], (uint32_t)i * 3), 0};
+    part[SENDERS + i] = (struct part){receiver_body, holder_for(from[i], (uint32_t)i * 3), 0};
   }
   for (int i = 0; i < FEEDS; i++) {
     struct endless *endless = shared_memory(sizeof *endless);
@@ -309,7 +304,7 @@ Test(audit, counts_what_nobody_is_left_to_offer_again) {
   struct np_client *client = NULL;
   struct np_publisher *publisher = NULL;
   instance_start(&instance, settings, NULL);
-  struct receiver *member = new_receiver("work", 20); /* keeps 20 of them */
+  struct receiver *member = holder_for("work", 20); /* keeps 20 of them */
   pid_t pid = spawn(receiver_body, member);
   EVENTUALLY(10, atomic_load(&member->ready));
   for (int dies = 0; dies < 2; dies++) {
@@ -391,9 +386,8 @@ Test(audit, names_the_equation_that_a_wrong_counter_breaks) {
   wait_for_workers();
   send_datagrams(10);
   EVENTUALLY(10, of_listener("udp", "published") == 10);
-  struct receiver *reader = new_receiver("news", 5), *member = new_receiver("work", 5);
-  struct sender *sender = new_sender("news", EVENTS), *giver = new_sender("work", EVENTS);
-  sender->wait_for = giver->wait_for = 1;
+  struct receiver *reader = holder_for("news", 5), *member = holder_for("work", 5);
+  struct sender *sender = small_sender_for("news", EVENTS, 1), *giver = small_sender_for("work", EVENTS, 1);
   pid_t pids[4] = {spawn(receiver_body, reader), spawn(receiver_body, member), spawn(sender_body, sender),
                    spawn(sender_body, giver)};
   EVENTUALLY(20, atomic_load(&sender->done) && atomic_load(&giver->done) && atomic_load(&member->received) == EVENTS);
@@ -477,9 +471,8 @@ Test(audit, names_the_equation_that_a_wrong_counter_breaks) {
 
 Test(audit, works_when_the_broker_is_dead) {
   instance_start(&instance, settings, NULL);
-  struct receiver *reader = new_receiver("news", 3);
-  struct sender *sender = new_sender("news", 1000);
-  sender->wait_for = 1;
+  struct receiver *reader = holder_for("news", 3);
+  struct sender *sender = small_sender_for("news", 1000, 1);
   pid_t pids[2] = {spawn(receiver_body, reader), spawn(sender_body, sender)};
   EVENTUALLY(20, atomic_load(&sender->done));
   kill(instance.pid, SIGKILL);

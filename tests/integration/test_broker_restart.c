@@ -60,20 +60,6 @@ static uint32_t incarnation(const struct instance *instance) {
   return npi_load_acquire_u32(&instance_header(instance)->incarnation);
 }
 
-static struct receiver *receiver_for(const char *channel) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
-  return receiver;
-}
-
-static struct sender *sender_for(const char *channel, uint32_t wait_for) {
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
-  sender->wait_for = wait_for;
-  return sender;
-}
-
 /* Two broadcast receivers with a sender, two group members with a sender. */
 enum { NUMBERS = 16000000 };
 struct crowd {
@@ -95,8 +81,8 @@ static void start_crowd(struct crowd *crowd) {
     crowd->members[i]->no_order = 1;
     crowd->pids[2 + i] = spawn(receiver_body, crowd->members[i]);
   }
-  crowd->news = sender_for("news", 2);
-  crowd->work = sender_for("work", 2);
+  crowd->news = sender_for("news", 0, 2);
+  crowd->work = sender_for("work", 0, 2);
   crowd->work->fixed_size = 200;
   crowd->pids[4] = spawn(sender_body, crowd->news);
   crowd->pids[5] = spawn(sender_body, crowd->work);
@@ -260,7 +246,7 @@ TEST_WITH_BOTH_BACKENDS(who_died_meanwhile_is_reaped) {
   start_crowd(&crowd);
   for (int round = 0; round < 3; round++) {
     struct receiver *victim = receiver_for("news");
-    struct sender *other = sender_for("side", 0);
+    struct sender *other = sender_for("side", 0, 0);
     pid_t pids[2] = {spawn(receiver_body, victim), spawn(sender_body, other)};
     EVENTUALLY(20, victim->received > 0 && other->sent > 0);
     instance_kill(&instance);

@@ -53,20 +53,6 @@ static void pause_a_little(void) {
   usleep(5000 + (useconds_t)(random() % 40000));
 }
 
-static struct receiver *receiver_for(const char *channel) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
-  return receiver;
-}
-
-static struct sender *sender_for(const char *channel, uint32_t wait_for) {
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
-  sender->wait_for = wait_for;
-  return sender;
-}
-
 /* Registry and /dev/shm hold nothing of a process that was killed. */
 static void expect_nothing_of(struct instance *instance, pid_t pid) {
   EVENTUALLY(30, instance_clients(instance, pid) == 0);
@@ -87,12 +73,12 @@ TEST_WITH_BOTH_BACKENDS(publishers_killed_under_load_leave_whole_events_and_noth
     pids[i] = spawn(receiver_body, receivers[i]);
     EVENTUALLY(20, receivers[i]->ready);
   }
-  struct sender *living = sender_for("news", 2);
+  struct sender *living = sender_for("news", 0, 2);
   living->fixed_size = 300;
   pid_t living_pid = spawn(sender_body, living);
   EVENTUALLY(20, living->ready);
   for (int kills = 0; kills < KILLS; kills++) {
-    struct sender *victim = sender_for("news", 2);
+    struct sender *victim = sender_for("news", 0, 2);
     pid_t pid = spawn(sender_body, victim);
     EVENTUALLY(20, victim->sent > 0);
     uint64_t living_before = living->sent;
@@ -127,7 +113,7 @@ TEST_WITH_BOTH_BACKENDS(broadcast_subscribers_killed_under_load_cost_the_others_
   struct receiver *staying = receiver_for("news");
   pid_t staying_pid = spawn(receiver_body, staying);
   EVENTUALLY(20, staying->ready);
-  struct sender *sender = sender_for("news", 1);
+  struct sender *sender = sender_for("news", 0, 1);
   pid_t sender_pid = spawn(sender_body, sender);
   EVENTUALLY(20, sender->ready);
   for (int kills = 0; kills < KILLS; kills++) {
@@ -174,7 +160,7 @@ TEST_WITH_BOTH_BACKENDS(a_killed_members_events_go_to_another_member_and_none_is
   pid_t pids[MEMBERS];
   uint64_t redelivered = 0;
   for (int i = 0; i < MEMBERS; i++) pids[i] = 0;
-  struct sender *sender = sender_for("work", MEMBERS);
+  struct sender *sender = sender_for("work", 0, MEMBERS);
   sender->fixed_size = 200;
   pid_t sender_pid = spawn(sender_body, sender);
   for (int kills = -MEMBERS; kills < KILLS; kills++) {

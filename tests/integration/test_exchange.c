@@ -97,21 +97,6 @@ static void until_subscribers(struct np_client *client, struct np_publisher *pub
   EVENTUALLY(20, (npi_client_tick(client), np_publisher_stats(publisher, &stats)) == NP_OK && stats.subscribers == n);
 }
 
-static struct receiver *receiver_for(const char *channel) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
-  return receiver;
-}
-
-static struct sender *sender_for(const char *channel, uint64_t count) {
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
-  sender->count = count;
-  sender->wait_for = 1;
-  return sender;
-}
-
 static void expect_flawless(const struct receiver *receiver, uint64_t received) {
   cr_assert_eq(receiver->received, received, "received %llu of %llu", (unsigned long long)receiver->received,
                (unsigned long long)received);
@@ -333,8 +318,7 @@ TEST_WITH_BOTH_BACKENDS(two_subscriber_processes_each_get_every_event_in_order) 
     pids[i] = spawn(receiver_body, receivers[i]);
     EVENTUALLY(20, receivers[i]->ready);
   }
-  struct sender *sender = sender_for("news", EVENTS);
-  sender->wait_for = 2;
+  struct sender *sender = sender_for("news", EVENTS, 2);
   pid_t sender_pid = spawn(sender_body, sender);
   EVENTUALLY(100, receivers[0]->received == EVENTS && receivers[1]->received == EVENTS);
   cr_assert_eq(reap(sender_pid, 60), 0);
@@ -362,8 +346,7 @@ TEST_WITH_BOTH_BACKENDS(a_group_of_three_processes_gets_each_event_exactly_once)
     pids[i] = spawn(receiver_body, receivers[i]);
     EVENTUALLY(20, receivers[i]->ready);
   }
-  struct sender *sender = sender_for("work", EVENTS);
-  sender->wait_for = MEMBERS;
+  struct sender *sender = sender_for("work", EVENTS, MEMBERS);
   pid_t sender_pid = spawn(sender_body, sender);
   EVENTUALLY(100, receivers[0]->received + receivers[1]->received + receivers[2]->received == EVENTS);
   cr_assert_eq(reap(sender_pid, 60), 0);
@@ -520,8 +503,7 @@ TEST_WITH_BOTH_BACKENDS(twenty_publishers_and_twenty_subscribers_exchange_everyt
   }
   for (int i = 0; i < CLIENTS; i++) EVENTUALLY(60, receivers[i]->ready);
   for (int i = 0; i < CLIENTS; i++) {
-    senders[i] = sender_for("news", EVENTS);
-    senders[i]->wait_for = CLIENTS;
+    senders[i] = sender_for("news", EVENTS, CLIENTS);
     sender_pids[i] = spawn(sender_body, senders[i]);
   }
   for (int i = 0; i < CLIENTS; i++) EVENTUALLY(100, receivers[i]->received == CLIENTS * EVENTS);
@@ -644,7 +626,7 @@ TEST_WITH_BOTH_BACKENDS(two_subscribers_of_a_client_share_a_descriptor_for_epoll
   struct np_client *b = connected();
   struct np_subscriber *first = subscriber_of(b, "news");
   struct np_subscriber *second = subscriber_of(b, "drops");
-  struct sender *senders[2] = {sender_for("news", EVENTS), sender_for("drops", EVENTS)};
+  struct sender *senders[2] = {sender_for("news", EVENTS, 1), sender_for("drops", EVENTS, 1)};
   pid_t pids[2];
   int fd = np_fd(first);
   cr_assert_geq(fd, 0);
@@ -844,7 +826,7 @@ TEST_WITH_BOTH_BACKENDS(what_a_process_published_outlives_it) {
   struct np_subscriber *subscriber = subscriber_of(b, "news");
   struct np_event event;
   for (int round = 0; round < 5; round++) {
-    struct sender *sender = sender_for("news", 60);
+    struct sender *sender = sender_for("news", 60, 0);
     pid_t pid = spawn(publish_and_leave, sender);
     cr_assert_eq(reap(pid, 30), 0);
     for (uint64_t i = 0; i < 60; i++) expect_number(subscriber, i);
@@ -862,7 +844,7 @@ TEST_WITH_BOTH_BACKENDS(a_held_event_stays_readable_after_its_publisher_is_gone)
   start(&instance, *backend);
   struct np_client *b = connected();
   struct np_subscriber *subscriber = subscriber_of(b, "news");
-  struct sender *sender = sender_for("news", 2);
+  struct sender *sender = sender_for("news", 2, 0);
   pid_t pid = spawn(publish_and_leave, sender);
   struct np_event events[2];
   uint64_t number = 0;

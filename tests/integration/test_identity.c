@@ -304,10 +304,7 @@ TEST_WITH_BOTH_KERNELS(clients_and_workers_come_and_come_back) {
         "  - { name: stream, kind: broadcast, credits: 64, on_full: block }\n"
         "listeners:\n  - { name: frames, proto: tcp, address: \"127.0.0.1:0\", framing: { length_prefix: 4 }, "
         "channel: stream, max_frame: 64KiB }\n");
-  struct receiver *news = shared_memory(sizeof *news), *stream = shared_memory(sizeof *stream);
-  snprintf(news->channel, sizeof news->channel, "news");
-  snprintf(stream->channel, sizeof stream->channel, "stream");
-  news->on_full = stream->on_full = NP_ON_FULL_CHANNEL;
+  struct receiver *news = receiver_for("news"), *stream = receiver_for("stream");
   pid_t pids[2] = {spawn(receiver_body, news), spawn(receiver_body, stream)};
   EVENTUALLY(30, news->ready && stream->ready);
   cr_assert_eq(np_connect(&client, NULL), NP_OK, "%s", np_error_detail());

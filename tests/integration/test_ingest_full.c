@@ -133,9 +133,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_dry_pool_drops_exactly_what_it_counts) {
            "      framing: { length_prefix: 4, endian: big, includes_prefix: false }, on_full: drop_newest }\n",
            *backend == EPOLL ? "epoll" : "io_uring");
   instance_start(&instance, yaml, NULL);
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "work");
-  receiver->on_full = NP_ON_FULL_CHANNEL;
+  struct receiver *receiver = receiver_for("work");
   receiver->no_order = 1;
   pid_t pid = spawn(receiver_body, receiver);
   EVENTUALLY(20, receiver->ready);

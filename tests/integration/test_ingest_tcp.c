@@ -59,13 +59,6 @@ static void start(struct instance *instance, int backend, const char *rest) {
   "listeners:\n  - { name: frames, proto: tcp, address: \"127.0.0.1:0\", framing: { length_prefix: 4 }, " \
   "channel: stream, max_frame: 64KiB }\n"
 
-static struct receiver *receiver_for(const char *channel) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
-  return receiver;
-}
-
 static const char *backend_text(int backend) {
   return backend == EPOLL ? "epoll" : "io_uring";
 }

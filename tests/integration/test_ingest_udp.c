@@ -113,9 +113,7 @@ static void blast_at(int backend, const char *listener_options, const char *chan
            "listeners:\n  - { name: udp, proto: udp, address: \"127.0.0.1:0\", channel: packets%s }\n",
            channel_options, listener_options);
   start(&instance, backend, yaml);
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "packets");
-  receiver->on_full = NP_ON_FULL_CHANNEL;
+  struct receiver *receiver = receiver_for("packets");
   receiver->no_order = 1; /* numbers have gaps where datagrams were dropped; the sequence says which */
   pid_t pid = spawn(receiver_body, receiver);
   EVENTUALLY(20, receiver->ready);

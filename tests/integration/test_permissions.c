@@ -135,13 +135,8 @@ Test(permissions, events_pass_between_users) {
   struct instance instance;
   instance_start(&instance, several_users, NULL);
   let_others_in(&instance);
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(receiver->channel, sizeof receiver->channel, "news");
-  snprintf(sender->channel, sizeof sender->channel, "news");
-  receiver->on_full = NP_ON_FULL_CHANNEL;
-  sender->count = 200; /* within the credits: none is dropped */
-  sender->wait_for = 1;
+  struct receiver *receiver = receiver_for("news");
+  struct sender *sender = sender_for("news", 200, 1); /* within the credits: none is dropped */
   pid_t reader = spawn(read_news, receiver);
   EVENTUALLY(20, receiver->ready);
   pid_t writer = spawn(write_news, sender);

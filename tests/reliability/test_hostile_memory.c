@@ -235,15 +235,9 @@ Test(hostile, writes_into_everything_it_may_write, .timeout = 600) {
                  "  - { name: evil, kind: broadcast, credits: 64, on_full: drop_newest }\n"
                  "  - { name: work, kind: group, credits: 16, on_full: drop_newest }\n",
                  NULL);
-  struct receiver *news = shared_memory(sizeof *news), *work = shared_memory(sizeof *work);
-  struct sender *news_sender = shared_memory(sizeof *news_sender), *work_sender = shared_memory(sizeof *work_sender);
-  snprintf(news->channel, sizeof news->channel, "news");
-  snprintf(news_sender->channel, sizeof news_sender->channel, "news");
-  snprintf(work->channel, sizeof work->channel, "work");
-  snprintf(work_sender->channel, sizeof work_sender->channel, "work");
-  news->on_full = work->on_full = NP_ON_FULL_CHANNEL;
+  struct receiver *news = receiver_for("news"), *work = receiver_for("work");
+  struct sender *news_sender = sender_for("news", 0, 1), *work_sender = sender_for("work", 0, 1);
   work->no_order = 1;
-  news_sender->wait_for = work_sender->wait_for = 1;
   news_sender->fixed_size = work_sender->fixed_size = 200;
   pid_t honest[] = {spawn(receiver_body, news), spawn(receiver_body, work), spawn(take_evil, NULL)};
   EVENTUALLY(20, news->ready && work->ready);

@@ -98,6 +98,13 @@ static void look_at(struct receiver *receiver, struct stream *streams, const str
   }
 }
 
+struct receiver *receiver_for(const char *channel) {
+  struct receiver *receiver = shared_memory(sizeof *receiver);
+  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
+  receiver->on_full = NP_ON_FULL_CHANNEL;
+  return receiver;
+}
+
 int receiver_body(void *argument) {
   struct receiver *receiver = argument;
   struct np_client *client = NULL;
@@ -188,6 +195,14 @@ int all_returned(struct np_client *client, int seconds) {
   fprintf(stderr, "  %llu slots are still out, %llu on loan\n", (unsigned long long)stats.outstanding_slots,
           (unsigned long long)stats.loaned_slots);
   return 0;
+}
+
+struct sender *sender_for(const char *channel, uint64_t count, uint32_t wait_for) {
+  struct sender *sender = shared_memory(sizeof *sender);
+  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
+  sender->count = count;
+  sender->wait_for = wait_for;
+  return sender;
 }
 
 int sender_body(void *argument) {

@@ -50,6 +50,8 @@ struct receiver {
   _Atomic uint64_t first_ns, last_ns;
 };
 
+/* In shared memory, for a channel whose own on_full holds; the rest is the test's to set. */
+struct receiver *receiver_for(const char *channel);
 /* Body for spawn: argument is a struct receiver in shared memory. 0 when nothing failed but what it counts. */
 int receiver_body(void *receiver);
 
@@ -65,6 +67,8 @@ struct sender {
   _Atomic uint64_t sent;
   _Atomic uint64_t fulls, empties;
 };
+/* In shared memory: publishes so many (0: until stop) when so many subscribers are there. */
+struct sender *sender_for(const char *channel, uint64_t count, uint32_t wait_for);
 /* Body for spawn. Waits for credit where a subscriber blocks. Waits at the end until all came back. */
 int sender_body(void *sender);
 

@@ -75,21 +75,11 @@ struct crowd {
   pid_t pid[PEOPLE];
 };
 
-static struct receiver *receiver_for(const char *channel, uint32_t hold) {
-  struct receiver *receiver = shared_memory(sizeof *receiver);
-  snprintf(receiver->channel, sizeof receiver->channel, "%s", channel);
-  receiver->on_full = NP_ON_FULL_CHANNEL;
+static struct receiver *holder_for(const char *channel, uint32_t hold) {
+  struct receiver *receiver = receiver_for(channel);
   receiver->hold = hold;
   receiver->no_order = 1;
   return receiver;
-}
-
-static struct sender *sender_for(const char *channel, uint32_t wait_for) {
-  struct sender *sender = shared_memory(sizeof *sender);
-  snprintf(sender->channel, sizeof sender->channel, "%s", channel);
-  sender->wait_for = wait_for;
-  sender->fixed_size = 500;
-  return sender;
 }
 
 /* shift: so many seconds the clocks of each second one are ahead, 0: of nobody. */
@@ -107,15 +97,16 @@ static void start_crowd(struct crowd *crowd, const char *more, long shift) {
            more);
   instance_start(&instance, yaml, NULL);
   for (int i = 0; i < RECEIVERS; i++) {
-    crowd->receiver[i] = receiver_for("news", (uint32_t)i * 10);
+    crowd->receiver[i] = holder_for("news", (uint32_t)i * 10);
     crowd->pid[n++] = spawn_elsewhen(i % 2 * shift, receiver_body, crowd->receiver[i]);
   }
   for (int i = 0; i < MEMBERS; i++) {
-    crowd->member[i] = receiver_for("work", (uint32_t)i);
+    crowd->member[i] = holder_for("work", (uint32_t)i);
     crowd->pid[n++] = spawn_elsewhen((i + 1) % 2 * shift, receiver_body, crowd->member[i]);
   }
-  crowd->news = sender_for("news", RECEIVERS);
-  crowd->work = sender_for("work", MEMBERS);
+  crowd->news = sender_for("news", 0, RECEIVERS);
+  crowd->work = sender_for("work", 0, MEMBERS);
+  crowd->news->fixed_size = crowd->work->fixed_size = 500;
   crowd->pid[n++] = spawn_elsewhen(shift, sender_body, crowd->news);
   crowd->pid[n++] = spawn_elsewhen(0, sender_body, crowd->work);
   EVENTUALLY(60, crowd->news->sent > 200 && crowd->work->sent > 200);
@@ -185,7 +176,7 @@ Test(vm_wall_clock, it_steps_by_a_year) {
   struct crowd crowd;
   uint64_t number = 0;
   start_crowd(&crowd, "clients: { evict_after: 1h, evict: kill }\n", 0);
-  struct receiver *stream = receiver_for("stream", 0);
+  struct receiver *stream = holder_for("stream", 0);
   pid_t pid = spawn(receiver_body, stream);
   EVENTUALLY(60, stream->ready);
   int fd = feed_connect("127.0.0.1", instance_port(&instance, "tcp"), SOCK_STREAM);
