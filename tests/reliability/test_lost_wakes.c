@@ -22,9 +22,11 @@
 #include <unistd.h>
 
 #include "client/client_internal.h"
+#include "os/os_clock.h"
 #include "support/instance.h"
 #include "support/peers.h"
 #include "support/single_step.h"
+#include "support/times.h"
 
 enum { ROUNDS = 1000, RUNS = 3, STOPPED_OF = 8, STEPS_MAX = 160, FORMS = 2 };
 enum { NP_WAIT, NP_FD };
@@ -45,12 +47,6 @@ struct caller {
   _Atomic int ready, published;
   const volatile void *element, *bell; /* in its memory */
 };
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static uint64_t random_state;
 static uint32_t draw(uint32_t n) {
@@ -80,7 +76,7 @@ static int sleeper_body(void *argument) {
     while ((status = np_take(subscriber, &event)) == NP_OK) {
       uint64_t number = 0;
       memcpy(&number, event.data, sizeof number);
-      sleeper->taken_ns = now_ns();
+      sleeper->taken_ns = npi_clock_monotonic();
       sleeper->number = number;
       np_release(subscriber, &event);
     }
@@ -122,15 +118,10 @@ struct times {
   uint32_t n;
 };
 
-static int by_value(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return (x > y) - (x < y);
-}
-
 /* p99 in ns; prints. */
 static uint64_t judge(struct times *times, int run, const char *what, const char *form) {
   if (times->n == 0) return 0;
-  qsort(times->ns, times->n, sizeof *times->ns, by_value);
+  times_sort(times->ns, times->n);
   uint64_t p99 = times->ns[(uint64_t)times->n * 99 / 100];
   say("lost wakes, run %d: %s, %s: awake after p50 %.2f ms, p99 %.2f ms, longest %.2f ms, of "
       "%u\n",
@@ -159,7 +150,7 @@ Test(lost_wakes, a_wake_up_lost_with_its_sender, .timeout = 190) {
   static struct times times[2][FORMS]; /* killed, stopped */
   struct sleeper *sleepers = shared_memory(FORMS * sizeof *sleepers);
   struct caller *caller = shared_memory(sizeof *caller);
-  uint64_t best[2][FORMS], begin = now_ns(), number = 0;
+  uint64_t best[2][FORMS], begin = npi_clock_monotonic(), number = 0;
   pid_t pids[FORMS];
   uint32_t n_lost = 0, n_again = 0;
   memset(best, 0xff, sizeof best);
@@ -181,13 +172,15 @@ Test(lost_wakes, a_wake_up_lost_with_its_sender, .timeout = 190) {
       pid_t pid = spawn(caller_body, caller);
       cr_assert(step_wait(pid), "the publisher of round %u ended", i);
       int is_lost = step_into(pid, caller);
-      uint64_t from = now_ns();
+      uint64_t from = npi_clock_monotonic();
       if (is_stopped) {
         step_stop(pid);
       } else {
         step_kill(pid);
       }
-      while (sleeper->number != number && now_ns() - from < LOST_AFTER_S * UINT64_C(1000000000)) usleep(50);
+      while (sleeper->number != number && npi_clock_monotonic() - from < LOST_AFTER_S * UINT64_C(1000000000)) {
+        usleep(50);
+      }
       cr_assert_eq(sleeper->number, number, "round %u, publisher %s: the event did not come to who sleeps in %s", i,
                    is_stopped ? "stopped" : "killed", form_names[form]);
       cr_assert_eq(sleeper->failed, 0);
@@ -210,7 +203,7 @@ Test(lost_wakes, a_wake_up_lost_with_its_sender, .timeout = 190) {
   say("lost wakes: %u wake-ups lost with their sender, %u subscribers awake by themselves at that moment, in %.1f s: "
       "each "
       "event was taken\n",
-      n_lost, n_again, (double)(now_ns() - begin) / 1e9);
+      n_lost, n_again, (double)(npi_clock_monotonic() - begin) / 1e9);
   cr_assert(n_lost >= rounds * 8 / 10, "only %u wake-ups were lost", n_lost);
   for (int form = 0; form < FORMS; form++) {
     cr_expect(best[0][form] <= KILLED_MS_MAX * UINT64_C(1000000), "%s: %.2f ms after death", form_names[form],
@@ -239,7 +232,7 @@ static int full_body(void *argument) {
     int status = event.data == NULL ? np_loan(publisher, 8, &event) : NP_OK;
     if (status == NP_OK) status = np_publish(publisher, &event);
     if (status == NP_OK) {
-      sleeper->taken_ns = now_ns();
+      sleeper->taken_ns = npi_clock_monotonic();
       sleeper->number++;
       if (publisher->flow.n_outlets == 0) usleep(1000); /* nobody's credit is needed */
       continue;
@@ -286,7 +279,7 @@ Test(lost_wakes, a_credit_whose_giver_was_stopped_before_it_woke_the_publisher, 
       cr_assert(step_wait(pid), "the subscriber of round %u ended", i);
       uint64_t before = sleeper->number;
       int is_lost = step_into(pid, caller);
-      uint64_t from = now_ns();
+      uint64_t from = npi_clock_monotonic();
       step_stop(pid);
       EVENTUALLY(LOST_AFTER_S, sleeper->number > before);
       if (is_lost && sleeper->taken_ns > from) times.ns[times.n++] = sleeper->taken_ns - from;

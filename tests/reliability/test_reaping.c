@@ -12,30 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "numapool/numapool.h"
+#include "os/os_clock.h"
 #include "support/instance.h"
 #include "support/ok.h"
 #include "support/peers.h"
+#include "support/times.h"
 
 TestSuite(reaping, .timeout = 280);
 
 enum { RUNS = 3, DEATHS = 200, REAP_MS_MAX = 20, HOPS = 400000, REAPS_BESIDE = 334, DISTURBED_NS_MAX = 5000 };
 
 static struct instance instance;
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return (x > y) - (x < y);
-}
 
 /* ---- how soon ---- */
 
@@ -76,14 +66,14 @@ static uint64_t time_of_one_death(struct np_client *client, struct np_publisher 
     OK(np_publish(publisher, &event));
   }
   EVENTUALLY(20, holder->held == 10);
-  uint64_t begin = now_ns();
+  uint64_t begin = npi_clock_monotonic();
   kill(pid, SIGKILL);
   while (outstanding(client) > 0 || instance_connections(&instance, 0) > 0) {
     np_wait_credit(publisher, 0);
-    cr_assert(now_ns() - begin < UINT64_C(10000000000), "not cleared within 10 s");
+    cr_assert(npi_clock_monotonic() - begin < UINT64_C(10000000000), "not cleared within 10 s");
     sched_yield();
   }
-  uint64_t took = now_ns() - begin;
+  uint64_t took = npi_clock_monotonic() - begin;
   reap(pid, 10);
   return took;
 }
@@ -99,7 +89,7 @@ Test(reaping, of_the_dead_takes_milliseconds) {
   OK(np_publisher_open(client, "held", NULL, &publisher));
   for (int run = 0; run < RUNS; run++) {
     for (int i = 0; i < DEATHS; i++) took[i] = time_of_one_death(client, publisher, holder);
-    qsort(took, DEATHS, sizeof *took, by_value);
+    times_sort(took, DEATHS);
     uint64_t p99 = took[DEATHS * 99 / 100];
     if (p99 < best) best = p99;
     say("reaping, run %d: p50 %.2f ms, p99 %.2f ms, longest %.2f ms, of %d deaths\n", run,
@@ -152,16 +142,16 @@ static int ping_body(void *argument) {
   hops->ready++;
   while (!hops->go) sched_yield();
   for (int i = 0; i < HOPS; i++) {
-    uint64_t begin = now_ns();
+    uint64_t begin = npi_clock_monotonic();
     if (np_loan(publisher, 64, &event) != NP_OK) return 1;
     memset(event.data, i, 64);
     if (np_publish(publisher, &event) != NP_OK) return 1;
     while (np_take(subscriber, &event) != NP_OK) {
     }
     if (np_release(subscriber, &event) != NP_OK) return 1;
-    took[i] = now_ns() - begin;
+    took[i] = npi_clock_monotonic() - begin;
   }
-  qsort(took, HOPS, sizeof *took, by_value);
+  times_sort(took, HOPS);
   hops->p50 = took[HOPS / 2];
   hops->p99 = took[HOPS * 99 / 100];
   hops->done = 1;

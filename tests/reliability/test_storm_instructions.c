@@ -15,11 +15,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "os/os_clock.h"
 #include "reliability/storm_driver.h"
 #include "support/single_step.h"
+#include "support/times.h"
 
 enum { KILLS = 2000, GROUPS = 3, CHECKS = 6, CATCH_MS = 20, REAP_MS_MAX = 20 };
 
@@ -43,17 +44,6 @@ static const struct {
     [STORM_TAKE] = {"take", 0, 6, 1, 250},         [STORM_RELEASE] = {"release", 0, 6, 1, 200},
     [STORM_WAIT] = {"wait", 0, 1, 4, 300},
 };
-
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return (x > y) - (x < y);
-}
 
 static uint32_t draw_call(int part) {
   uint32_t at = storm_random(16), call = STORM_CONNECT;
@@ -115,19 +105,19 @@ static uint64_t kill_inside(int part) {
   }
   process->catch_at = STORM_NO_CALL;
   int was_client = is_shown_alive(process->pid);
-  uint64_t from = now_ns();
+  uint64_t from = npi_clock_monotonic();
   step_kill(process->pid);
   uint32_t life = process->life;
   if (life != 0) storm_board->life[life - 1].ended = 1;
   while (is_shown_alive(process->pid)) {
-    cr_assert(now_ns() - from < UINT64_C(10000000000), "the broker does not note a death within 10 s");
+    cr_assert(npi_clock_monotonic() - from < UINT64_C(10000000000), "the broker does not note a death within 10 s");
     usleep(100);
   }
-  return was_client ? now_ns() - from : 0;
+  return was_client ? npi_clock_monotonic() - from : 0;
 }
 
 static uint64_t judge(uint64_t *took, uint32_t n, int group) {
-  qsort(took, n, sizeof *took, by_value);
+  times_sort(took, n);
   uint64_t p99 = n == 0 ? UINT64_MAX : took[(uint64_t)n * 99 / 100];
   if (n == 0) return p99;
   say("storm, group %d: reaped after p50 %.2f ms, p99 %.2f ms, longest %.2f ms, of %u that had a client\n", group,
