@@ -5,7 +5,6 @@
  * /dev/shm: test_broker_life.c.)
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,22 +13,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
 
-TestSuite(bad_input, .timeout = 120);
-
-enum { IO_URING = 1, EPOLL = 2 };
-
-#define TEST_WITH_BOTH_INGEST_BACKENDS(name)      \
-  ParameterizedTestParameters(bad_input, name) {  \
-    static int backends[] = {IO_URING, EPOLL};    \
-    return cr_make_param_array(int, backends, 2); \
-  }                                               \
-  ParameterizedTest(int *backend, bad_input, name, .timeout = 180)
+TestSuite(bad_input, .timeout = 180);
 
 /* A broker with one listener of each framing, a subscriber, and a well-behaved connection beside the others. */
 struct scene {
@@ -102,7 +93,7 @@ static void begin(struct scene *scene, int backend) {
       "      idle_timeout: 1s, frame_timeout: 1s }\n"
       "  - { name: few, proto: tcp, address: \"127.0.0.1:0\", framing: newline, channel: all, max_connections: 3 }\n"
       "  - { name: packets, proto: udp, address: \"127.0.0.1:0\", framing: { length_prefix: 4 }, channel: all }\n",
-      backend == EPOLL ? "epoll" : "io_uring");
+      ingest_backend_text(backend));
   instance_start(&scene->instance, yaml, NULL);
   cr_assert_eq(np_connect(&scene->client, NULL), NP_OK, "%s", np_error_detail());
   cr_assert_eq(np_subscriber_open(scene->client, "all", NULL, &scene->subscriber), NP_OK);
@@ -154,7 +145,7 @@ static void expect_closed_and_counted(struct scene *scene, const struct wrong *w
 
 #define BYTES(text) text, sizeof(text) - 1
 
-TEST_WITH_BOTH_INGEST_BACKENDS(impossible_lengths_close_their_connection_only) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, impossible_lengths_close_their_connection_only) {
   /* Proves: longer than max_frame, zero where that cannot be, smaller than the prefix that it includes, negative-looking
    * in 4 and 8 bytes, bad counts and priorities: counted under their reason, closed, nobody else disturbed. */
   static const struct wrong wrongs[] = {
@@ -185,7 +176,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(impossible_lengths_close_their_connection_only) {
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(what_came_before_the_bad_frame_is_delivered) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, what_came_before_the_bad_frame_is_delivered) {
   /* Proves: good frames in the same segment as a bad one arrive, what follows it does not. */
   struct scene scene;
   begin(&scene, *backend);
@@ -199,7 +190,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(what_came_before_the_bad_frame_is_delivered) {
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_frame_that_is_cut_off_at_the_end_is_counted_and_not_delivered) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, a_frame_that_is_cut_off_at_the_end_is_counted_and_not_delivered) {
   /* Proves: disconnect in the prefix, after it, and inside the payload, in good order and by reset; an unfinished line;
    * a connection that never says anything counts as nothing. */
   static const struct wrong cuts[] = {
@@ -234,7 +225,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_frame_that_is_cut_off_at_the_end_is_counted_and
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(one_byte_at_a_time_is_slow_and_right) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, one_byte_at_a_time_is_slow_and_right) {
   /* Proves: every framing gets the same events when each byte is a segment of its own. */
   static const struct wrong streams[] = {
       {"frames", "alpha", BYTES("\0\0\0\5alpha"), 0},     {"eight", "bravo", BYTES("\5\0\0\0\0\0\0\0bravo"), 0},
@@ -259,7 +250,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(one_byte_at_a_time_is_slow_and_right) {
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(garbage_on_every_port_disturbs_nobody) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, garbage_on_every_port_disturbs_nobody) {
   /* Proves: 300 connections with random bytes: the worker lives, the well-behaved connection gets its events in order
    * between them, each garbage connection ends, descriptors are as before. */
   static const char *const listeners[] = {"frames", "eight", "within", "lines", "syslog", "es"};
@@ -290,7 +281,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(garbage_on_every_port_disturbs_nobody) {
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(datagrams_with_bad_frames_are_counted_and_the_next_one_is_fine) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, datagrams_with_bad_frames_are_counted_and_the_next_one_is_fine) {
   /* Proves: garbage, a frame cut off by the datagram's end and trailing bytes count; the socket stays. */
   struct scene scene;
   begin(&scene, *backend);
@@ -318,7 +309,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(datagrams_with_bad_frames_are_counted_and_the_nex
   end(&scene);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(senders_that_say_nothing_or_too_little_are_closed) {
+TEST_WITH_BOTH_INGEST_BACKENDS(bad_input, senders_that_say_nothing_or_too_little_are_closed) {
   /* Proves: idle_timeout and frame_timeout close and count; the fourth of three allowed connections is refused and
    * counted, and when one ends the next is served. */
   struct scene scene;

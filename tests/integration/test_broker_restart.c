@@ -6,7 +6,6 @@
  * ctest-timeout: 900
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,9 +14,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
@@ -25,31 +24,16 @@
 #include "tests/support/ok.h"
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
+#include "tests/support/seed.h"
 
 TestSuite(broker_restart, .timeout = 240);
 
-enum { POSIX = 0, MEMFD = 1 };
-
-#define TEST_WITH_BOTH_BACKENDS(name)                 \
-  ParameterizedTestParameters(broker_restart, name) { \
-    static int backends[] = {POSIX, MEMFD};           \
-    return cr_make_param_array(int, backends, 2);     \
-  }                                                   \
-  ParameterizedTest(int *backend, broker_restart, name, .timeout = 240)
-
 static void start(struct instance *instance, int backend) {
-  char yaml[1024];
-  snprintf(yaml, sizeof yaml,
-           "memory: { backend: %s, per_node: 64MiB, ready: 4MiB }\n"
-           "channels:\n"
-           "  - { name: news, kind: broadcast, credits: 64, on_full: block }\n"
-           "  - { name: work, kind: group, credits: 16, on_full: block }\n",
-           backend == MEMFD ? "memfd" : "posix");
-  instance_start(instance, yaml, NULL);
-  const char *given = getenv("NUMAPOOL_TEST_SEED");
-  unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL) ^ (unsigned)getpid();
-  say("broker_restart: seed %u\n", seed);
-  srandom(seed);
+  instance_start_with(instance, backend, "per_node: 64MiB, ready: 4MiB",
+                      "channels:\n"
+                      "  - { name: news, kind: broadcast, credits: 64, on_full: block }\n"
+                      "  - { name: work, kind: group, credits: 16, on_full: block }\n");
+  seed_random("broker_restart");
 }
 
 static void pause_a_little(void) {
@@ -136,7 +120,7 @@ static struct np_client *connect_here(void) {
   return client;
 }
 
-TEST_WITH_BOTH_BACKENDS(who_exchanges_events_notices_nothing) {
+TEST_WITH_BOTH_BACKENDS(broker_restart, who_exchanges_events_notices_nothing) {
   /* Proves: at full speed not one event is lost or repeated over kills of the broker, what was left open goes on, and new
    * clients are served; the time without a broker is short. */
   enum { ROUNDS = 5, ROUNDS_MAX = 20, READY_MS_MAX = 100 }; /* more than 5 where the machine is busy: the best counts */
@@ -168,7 +152,7 @@ TEST_WITH_BOTH_BACKENDS(who_exchanges_events_notices_nothing) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_client_goes_on_opening_and_leasing) {
+TEST_WITH_BOTH_BACKENDS(broker_restart, a_client_goes_on_opening_and_leasing) {
   /* Proves: the next control call of a client that was there finds the new broker, with all that it had. */
   struct instance instance;
   struct np_publisher *publisher, *another;
@@ -234,7 +218,7 @@ static int has_registry(pid_t keeper) {
   return system(command) == 0;
 }
 
-TEST_WITH_BOTH_BACKENDS(who_died_meanwhile_is_reaped) {
+TEST_WITH_BOTH_BACKENDS(broker_restart, who_died_meanwhile_is_reaped) {
   /* Proves: clients that are killed while there is no broker are found, their memory is back, the others go on, and the
    * one keeper of all these brokers holds no more than at first. */
   struct instance instance;
@@ -286,7 +270,7 @@ static int visitor_body(void *argument) {
   for (;;) pause();
 }
 
-TEST_WITH_BOTH_BACKENDS(a_broker_may_die_while_it_adopts) {
+TEST_WITH_BOTH_BACKENDS(broker_restart, a_broker_may_die_while_it_adopts) {
   /* Proves: brokers killed at any time of their start, others right behind them, leave an instance that the next one
    * adopts; the events go on, and nothing is left behind at the end. */
   enum { KILLS = 60, START_US_MAX = 2000000 };
@@ -325,7 +309,7 @@ TEST_WITH_BOTH_BACKENDS(a_broker_may_die_while_it_adopts) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(takeover_replaces_a_running_broker) {
+TEST_WITH_BOTH_BACKENDS(broker_restart, takeover_replaces_a_running_broker) {
   /* Proves: --takeover under load costs no event; the one that was replaced ends with status 0. */
   struct instance instance;
   struct crowd crowd;

@@ -6,47 +6,32 @@
  * ctest-timeout: 900
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "client/client_internal.h"
 #include "client/worker.h"
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
+#include "tests/support/seed.h"
 
 TestSuite(death, .timeout = 240);
 
-enum { POSIX = 0, MEMFD = 1, KILLS = 25 };
-
-#define TEST_WITH_BOTH_BACKENDS(name)             \
-  ParameterizedTestParameters(death, name) {      \
-    static int backends[] = {POSIX, MEMFD};       \
-    return cr_make_param_array(int, backends, 2); \
-  }                                               \
-  ParameterizedTest(int *backend, death, name, .timeout = 240)
+enum { KILLS = 25 };
 
 static void start(struct instance *instance, int backend) {
-  char yaml[1024];
-  snprintf(yaml, sizeof yaml,
-           "memory: { backend: %s, per_node: 64MiB, ready: 4MiB }\n"
-           "channels:\n"
-           "  - { name: news, kind: broadcast, credits: 64, on_full: block }\n"
-           "  - { name: work, kind: group, credits: 16, on_full: block }\n",
-           backend == MEMFD ? "memfd" : "posix");
-  instance_start(instance, yaml, NULL);
-  const char *given = getenv("NUMAPOOL_TEST_SEED");
-  unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL) ^ (unsigned)getpid();
-  say("death: seed %u\n", seed);
-  srandom(seed);
+  instance_start_with(instance, backend, "per_node: 64MiB, ready: 4MiB",
+                      "channels:\n"
+                      "  - { name: news, kind: broadcast, credits: 64, on_full: block }\n"
+                      "  - { name: work, kind: group, credits: 16, on_full: block }\n");
+  seed_random("death");
 }
 
 static void pause_a_little(void) {
@@ -60,7 +45,7 @@ static void expect_nothing_of(struct instance *instance, pid_t pid) {
   cr_assert_eq(instance_segments_leased(instance, pid), 0);
 }
 
-TEST_WITH_BOTH_BACKENDS(publishers_killed_under_load_leave_whole_events_and_nothing_else) {
+TEST_WITH_BOTH_BACKENDS(death, publishers_killed_under_load_leave_whole_events_and_nothing_else) {
   /* Proves: what a killed publisher had published arrives without gap or damage; a second publisher and both
    * subscribers go on; the dead one's memory and records are gone after each of the kills. */
   struct instance instance;
@@ -105,7 +90,7 @@ TEST_WITH_BOTH_BACKENDS(publishers_killed_under_load_leave_whole_events_and_noth
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(broadcast_subscribers_killed_under_load_cost_the_others_nothing) {
+TEST_WITH_BOTH_BACKENDS(death, broadcast_subscribers_killed_under_load_cost_the_others_nothing) {
   /* Proves: a publisher that blocks for its subscribers goes on after one of them is killed holding events; the other
    * misses nothing; all slots come back. */
   struct instance instance;
@@ -149,7 +134,7 @@ static uint64_t unseen(const _Atomic uint8_t *seen, uint64_t sent) {
   return n;
 }
 
-TEST_WITH_BOTH_BACKENDS(a_killed_members_events_go_to_another_member_and_none_is_lost) {
+TEST_WITH_BOTH_BACKENDS(death, a_killed_members_events_go_to_another_member_and_none_is_lost) {
   /* Proves: with a member of a group killed again and again while it holds events, each number is seen at least once,
    * and whatever is seen twice is marked as redelivered. */
   enum { MEMBERS = 3, NUMBERS = 4000000 };

@@ -5,11 +5,9 @@
  * ctest-timeout: 600
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
@@ -18,6 +16,7 @@
 #include "client/client_internal.h"
 #include "client/worker.h"
 #include "os/os_clock.h"
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
@@ -25,16 +24,7 @@
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
-TestSuite(exchange, .timeout = 120);
-
-enum { POSIX = 0, MEMFD = 1 };
-
-#define TEST_WITH_BOTH_BACKENDS(name)             \
-  ParameterizedTestParameters(exchange, name) {   \
-    static int backends[] = {POSIX, MEMFD};       \
-    return cr_make_param_array(int, backends, 2); \
-  }                                               \
-  ParameterizedTest(int *backend, exchange, name, .timeout = 180)
+TestSuite(exchange, .timeout = 180);
 
 #define CHANNELS                                                              \
   "channels:\n"                                                               \
@@ -42,15 +32,8 @@ enum { POSIX = 0, MEMFD = 1 };
   "  - { name: drops, kind: broadcast, credits: 16, on_full: drop_newest }\n" \
   "  - { name: work,  kind: group, credits: 16, on_full: block }\n"
 
-static void start_with(struct instance *instance, int backend, const char *memory, const char *rest) {
-  char yaml[2048];
-  snprintf(yaml, sizeof yaml, "memory: { backend: %s%s%s }\n%s", backend == MEMFD ? "memfd" : "posix",
-           memory[0] != '\0' ? ", " : "", memory, rest);
-  instance_start(instance, yaml, NULL);
-}
-
 static void start(struct instance *instance, int backend) {
-  start_with(instance, backend, "per_node: 64MiB, ready: 4MiB", CHANNELS);
+  instance_start_with(instance, backend, "per_node: 64MiB, ready: 4MiB", CHANNELS);
 }
 
 static struct np_client *connected(void) {
@@ -110,7 +93,7 @@ static void expect_flawless(const struct receiver *receiver, uint64_t received) 
 
 /* ---- one publisher, one subscriber ------------------------------------------------------------------- */
 
-TEST_WITH_BOTH_BACKENDS(what_was_published_before_subscribing_is_not_seen_and_what_comes_after_is) {
+TEST_WITH_BOTH_BACKENDS(exchange, what_was_published_before_subscribing_is_not_seen_and_what_comes_after_is) {
   /* Proves: a subscription begins when np_subscriber_open returns; events before it are counted as dropped. */
   struct instance instance;
   start(&instance, *backend);
@@ -138,7 +121,7 @@ TEST_WITH_BOTH_BACKENDS(what_was_published_before_subscribing_is_not_seen_and_wh
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_subscriber_that_came_first_sees_the_first_event_of_a_later_publisher) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_subscriber_that_came_first_sees_the_first_event_of_a_later_publisher) {
   /* Proves: the order of opening does not matter, and sequence numbers begin at 0. */
   struct instance instance;
   start(&instance, *backend);
@@ -158,7 +141,7 @@ TEST_WITH_BOTH_BACKENDS(a_subscriber_that_came_first_sees_the_first_event_of_a_l
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(events_of_every_size_arrive_whole_and_a_larger_one_is_refused) {
+TEST_WITH_BOTH_BACKENDS(exchange, events_of_every_size_arrive_whole_and_a_larger_one_is_refused) {
   /* Proves: payloads of 0 B to 1 MiB around every boundary of a size class; one byte more is NP_ERR_TOO_LARGE. */
   struct instance instance;
   start(&instance, *backend);
@@ -200,7 +183,7 @@ TEST_WITH_BOTH_BACKENDS(events_of_every_size_arrive_whole_and_a_larger_one_is_re
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(topic_priority_and_time_travel_with_the_event) {
+TEST_WITH_BOTH_BACKENDS(exchange, topic_priority_and_time_travel_with_the_event) {
   /* Proves: header fields arrive as set, a topic fills the slot to its last byte, and one byte more is refused. */
   struct instance instance;
   start(&instance, *backend);
@@ -237,7 +220,7 @@ TEST_WITH_BOTH_BACKENDS(topic_priority_and_time_travel_with_the_event) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(many_channels_of_one_pair_do_not_mix) {
+TEST_WITH_BOTH_BACKENDS(exchange, many_channels_of_one_pair_do_not_mix) {
   /* Proves: 40 channels made on demand between two clients each carry only their own events. */
   enum { CHANNELS_COUNT = 40, ROUNDS = 30 };
   struct instance instance;
@@ -276,7 +259,7 @@ TEST_WITH_BOTH_BACKENDS(many_channels_of_one_pair_do_not_mix) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(one_client_publishes_and_subscribes_to_one_channel) {
+TEST_WITH_BOTH_BACKENDS(exchange, one_client_publishes_and_subscribes_to_one_channel) {
   /* Proves: both ends of a connection may belong to one client, and closing either end works. */
   struct instance instance;
   start(&instance, *backend);
@@ -306,7 +289,7 @@ TEST_WITH_BOTH_BACKENDS(one_client_publishes_and_subscribes_to_one_channel) {
 
 /* ---- several processes ------------------------------------------------------------------------------- */
 
-TEST_WITH_BOTH_BACKENDS(two_subscriber_processes_each_get_every_event_in_order) {
+TEST_WITH_BOTH_BACKENDS(exchange, two_subscriber_processes_each_get_every_event_in_order) {
   /* Proves: broadcast with on_full block loses nothing between processes; every byte is right. */
   enum { EVENTS = 20000 };
   struct instance instance;
@@ -330,7 +313,7 @@ TEST_WITH_BOTH_BACKENDS(two_subscriber_processes_each_get_every_event_in_order) 
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_group_of_three_processes_gets_each_event_exactly_once) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_group_of_three_processes_gets_each_event_exactly_once) {
   /* Proves: every number is seen by one member, none twice, and each member did a part of the work. */
   enum { EVENTS = 20000, MEMBERS = 3 };
   struct instance instance;
@@ -360,7 +343,7 @@ TEST_WITH_BOTH_BACKENDS(a_group_of_three_processes_gets_each_event_exactly_once)
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_publisher_waits_for_a_blocking_subscriber_in_another_process) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_publisher_waits_for_a_blocking_subscriber_in_another_process) {
   /* Proves: without credit publish says NP_FULL and keeps the event the caller's; np_wait_credit sleeps until the
    * other process releases; nothing is lost. */
   enum { EVENTS = 3000 };
@@ -404,7 +387,7 @@ TEST_WITH_BOTH_BACKENDS(a_publisher_waits_for_a_blocking_subscriber_in_another_p
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(what_a_slow_subscriber_misses_is_counted_and_is_the_gap_it_sees) {
+TEST_WITH_BOTH_BACKENDS(exchange, what_a_slow_subscriber_misses_is_counted_and_is_the_gap_it_sees) {
   /* Proves: with drop_newest the publisher never waits; the missed counter is the sum of the sequence gaps, and
    * received + missed is what was published. */
   struct instance instance;
@@ -449,7 +432,7 @@ TEST_WITH_BOTH_BACKENDS(what_a_slow_subscriber_misses_is_counted_and_is_the_gap_
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_tap_sees_a_group_and_takes_nothing_from_it) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_tap_sees_a_group_and_takes_nothing_from_it) {
   /* Proves: beside a tap that never releases, a member still gets each event; the tap's misses are counted. */
   enum { EVENTS = 2000 };
   struct instance instance;
@@ -488,7 +471,7 @@ TEST_WITH_BOTH_BACKENDS(a_tap_sees_a_group_and_takes_nothing_from_it) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(twenty_publishers_and_twenty_subscribers_exchange_everything) {
+TEST_WITH_BOTH_BACKENDS(exchange, twenty_publishers_and_twenty_subscribers_exchange_everything) {
   /* Proves: 400 connections, each in order and without a gap. Ten processes a side with two ends each. */
   enum { CLIENTS = 20, EVENTS = 50 };
   struct instance instance;
@@ -589,7 +572,7 @@ Test(exchange, a_publisher_without_membarrier_wakes_a_sleeping_subscriber) {
   wake_sleepers(2);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_wait_ends_with_its_time_and_not_before) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_wait_ends_with_its_time_and_not_before) {
   /* Proves: np_wait(0) looks once; np_wait(n) lasts at least n ms and answers NP_TIMEOUT; both ends. */
   struct instance instance;
   start(&instance, *backend);
@@ -617,7 +600,7 @@ TEST_WITH_BOTH_BACKENDS(a_wait_ends_with_its_time_and_not_before) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(two_subscribers_of_a_client_share_a_descriptor_for_epoll) {
+TEST_WITH_BOTH_BACKENDS(exchange, two_subscribers_of_a_client_share_a_descriptor_for_epoll) {
   /* Proves: np_fd is readable when either has something; taking until NP_EMPTY and going back to epoll loses no
    * event and no wake-up, through 400 rounds with another process. */
   enum { EVENTS = 400 };
@@ -666,7 +649,7 @@ TEST_WITH_BOTH_BACKENDS(two_subscribers_of_a_client_share_a_descriptor_for_epoll
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_publisher_that_met_full_waits_in_its_own_epoll) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_publisher_that_met_full_waits_in_its_own_epoll) {
   /* Proves: np_publisher_fd is silent while there is no credit and readable after the subscriber released. */
   struct instance instance;
   start(&instance, *backend);
@@ -701,7 +684,7 @@ TEST_WITH_BOTH_BACKENDS(a_publisher_that_met_full_waits_in_its_own_epoll) {
 
 /* ---- misuse and ends --------------------------------------------------------------------------------- */
 
-TEST_WITH_BOTH_BACKENDS(using_an_event_after_it_was_given_away_is_refused) {
+TEST_WITH_BOTH_BACKENDS(exchange, using_an_event_after_it_was_given_away_is_refused) {
   /* Proves: double publish, discard after publish, double release, release after another lap: NP_ERR_MISUSE, and the
    * connection lives on. */
   struct instance instance;
@@ -751,7 +734,7 @@ TEST_WITH_BOTH_BACKENDS(using_an_event_after_it_was_given_away_is_refused) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_subscriber_that_holds_events_cannot_be_closed) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_subscriber_that_holds_events_cannot_be_closed) {
   /* Proves: NP_ERR_STATE with the number held; after the release it closes, and the publisher goes on. */
   struct instance instance;
   start(&instance, *backend);
@@ -775,7 +758,7 @@ TEST_WITH_BOTH_BACKENDS(a_subscriber_that_holds_events_cannot_be_closed) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(what_a_closed_publisher_published_is_still_taken) {
+TEST_WITH_BOTH_BACKENDS(exchange, what_a_closed_publisher_published_is_still_taken) {
   /* Proves: np_publisher_close takes nothing from anybody, loaned events go back, and a new publisher follows. */
   struct instance instance;
   start(&instance, *backend);
@@ -817,7 +800,7 @@ static int publish_and_leave(void *argument) {
   return 0;
 }
 
-TEST_WITH_BOTH_BACKENDS(what_a_process_published_outlives_it) {
+TEST_WITH_BOTH_BACKENDS(exchange, what_a_process_published_outlives_it) {
   /* Proves: the publishing process disconnects and ends before the subscriber takes the first event: all of them
    * come, and afterwards its memory is given back. */
   struct instance instance;
@@ -838,7 +821,7 @@ TEST_WITH_BOTH_BACKENDS(what_a_process_published_outlives_it) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_held_event_stays_readable_after_its_publisher_is_gone) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_held_event_stays_readable_after_its_publisher_is_gone) {
   /* Proves: the last holder keeps the segment alive; after the release nothing of the publisher is left. */
   struct instance instance;
   start(&instance, *backend);
@@ -864,7 +847,7 @@ TEST_WITH_BOTH_BACKENDS(a_held_event_stays_readable_after_its_publisher_is_gone)
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_child_cannot_use_its_parents_handles_and_the_parent_notices_nothing) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_child_cannot_use_its_parents_handles_and_the_parent_notices_nothing) {
   /* Proves: every function answers NP_ERR_FORKED in a forked child, np_disconnect there is harmless, and the child
    * may connect anew. */
   struct instance instance;
@@ -913,12 +896,12 @@ TEST_WITH_BOTH_BACKENDS(a_child_cannot_use_its_parents_handles_and_the_parent_no
 
 /* ---- memory ------------------------------------------------------------------------------------------ */
 
-TEST_WITH_BOTH_BACKENDS(a_dry_pool_says_who_holds_its_memory) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_dry_pool_says_who_holds_its_memory) {
   /* Proves: at the budget's end a loan answers NP_EMPTY with the holders' names, np_wait_credit waits for a release,
    * and everything goes on after it. */
   struct instance instance;
-  start_with(&instance, *backend, "per_node: 16MiB, per_client: 4MiB, ready: 0",
-             "channels:\n  - { name: news, credits: 1024, on_full: drop_newest }\n");
+  instance_start_with(&instance, *backend, "per_node: 16MiB, per_client: 4MiB, ready: 0",
+                      "channels:\n  - { name: news, credits: 1024, on_full: drop_newest }\n");
   struct np_client *a = connected();
   struct np_options named;
   np_options_init(&named);
@@ -966,7 +949,7 @@ TEST_WITH_BOTH_BACKENDS(a_dry_pool_says_who_holds_its_memory) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(memory_is_reserved_when_asked_for) {
+TEST_WITH_BOTH_BACKENDS(exchange, memory_is_reserved_when_asked_for) {
   /* Proves: reserve_bytes of client and publisher lease at once and stay leased however idle; more than the budget is
    * refused, all or nothing. */
   struct instance instance;
@@ -1007,7 +990,7 @@ TEST_WITH_BOTH_BACKENDS(memory_is_reserved_when_asked_for) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(idle_memory_is_given_back_within_seconds) {
+TEST_WITH_BOTH_BACKENDS(exchange, idle_memory_is_given_back_within_seconds) {
   /* Proves: after a burst a client that goes on slowly, or sleeps, keeps little: segments return to the broker and
    * leave subscribers' address space; the burst can come again. */
   struct instance instance;
@@ -1042,7 +1025,7 @@ TEST_WITH_BOTH_BACKENDS(idle_memory_is_given_back_within_seconds) {
 
 /* ---- comings and goings ------------------------------------------------------------------------------ */
 
-TEST_WITH_BOTH_BACKENDS(two_hundred_connects_and_disconnects_leave_nothing) {
+TEST_WITH_BOTH_BACKENDS(exchange, two_hundred_connects_and_disconnects_leave_nothing) {
   /* Proves: descriptors and mappings of this process, the broker's descriptors, records and /dev/shm are as before,
    * however the client went: with or without closing, with events taken or not. */
   struct instance instance;
@@ -1078,7 +1061,7 @@ TEST_WITH_BOTH_BACKENDS(two_hundred_connects_and_disconnects_leave_nothing) {
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_BACKENDS(a_broker_that_ends_does_not_disturb_an_exchange) {
+TEST_WITH_BOTH_BACKENDS(exchange, a_broker_that_ends_does_not_disturb_an_exchange) {
   /* Proves: after SIGTERM to the broker, two connected clients go on exchanging; opening something new fails with
    * NP_ERR_NO_BROKER and words. */
   struct instance instance;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The worker's own publisher: sleepers are woken within a long turn; a pool that is dry drops exactly what it counts. */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,22 +11,14 @@
 
 #include "client/worker.h"
 #include "daemon/ingest_publish.h"
+#include "tests/support/backends.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
-TestSuite(ingest_full, .timeout = 120);
-
-enum { IO_URING = 1, EPOLL = 2 };
-
-#define TEST_WITH_BOTH_INGEST_BACKENDS(name)       \
-  ParameterizedTestParameters(ingest_full, name) { \
-    static int backends[] = {IO_URING, EPOLL};     \
-    return cr_make_param_array(int, backends, 2);  \
-  }                                                \
-  ParameterizedTest(int *backend, ingest_full, name, .timeout = 180)
+TestSuite(ingest_full, .timeout = 180);
 
 /* ---- wakes ------------------------------------------------------------------------------------------- */
 
@@ -120,7 +111,7 @@ static uint64_t settled(const struct instance *instance) {
          counter(instance, NPI_LISTENER_DROPPED_CREDIT);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_dry_pool_drops_exactly_what_it_counts) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_full, a_dry_pool_drops_exactly_what_it_counts) {
   /* Proves: with on_full drop_newest a frame that finds no slot is dropped_pool, once; what was sent is what was
    * published and dropped; the subscriber gets all that was published and sees all that was dropped as gaps. */
   enum { SMALL = 3000, LARGE = 40, LARGE_BYTES = 300000 };
@@ -131,7 +122,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_dry_pool_drops_exactly_what_it_counts) {
            "channels:\n  - { name: work, kind: broadcast, credits: 8192, on_full: block }\n"
            "listeners:\n  - { name: frames, proto: tcp, address: \"127.0.0.1:0\", channel: work, max_frame: 512KiB,\n"
            "      framing: { length_prefix: 4, endian: big, includes_prefix: false }, on_full: drop_newest }\n",
-           *backend == EPOLL ? "epoll" : "io_uring");
+           ingest_backend_text(*backend));
   instance_start(&instance, yaml, NULL);
   struct receiver *receiver = receiver_for("work");
   receiver->no_order = 1;
@@ -156,9 +147,8 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_dry_pool_drops_exactly_what_it_counts) {
   uint64_t published = counter(&instance, NPI_LISTENER_PUBLISHED), held = counter(&instance, NPI_LISTENER_HELD);
   uint64_t pool = counter(&instance, NPI_LISTENER_DROPPED_POOL),
            credit = counter(&instance, NPI_LISTENER_DROPPED_CREDIT);
-  say("ingest_full: %s: %llu sent, %llu published, dropped: pool %llu, credit %llu\n",
-      *backend == EPOLL ? "epoll" : "io_uring", (unsigned long long)number, (unsigned long long)published,
-      (unsigned long long)pool, (unsigned long long)credit);
+  say("ingest_full: %s: %llu sent, %llu published, dropped: pool %llu, credit %llu\n", ingest_backend_text(*backend),
+      (unsigned long long)number, (unsigned long long)published, (unsigned long long)pool, (unsigned long long)credit);
   cr_assert_gt(pool, 0);
   cr_assert_eq(held, 0);
   cr_assert_eq(counter(&instance, NPI_LISTENER_RECEIVED), number);

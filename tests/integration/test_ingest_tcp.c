@@ -7,7 +7,6 @@
  * ctest-timeout: 900
  */
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "os/os_clock.h"
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
@@ -23,16 +23,7 @@
 #include "tests/support/peers.h"
 #include "tests/support/process.h"
 
-TestSuite(ingest_tcp, .timeout = 240);
-
-enum { IO_URING = 1, EPOLL = 2 };
-
-#define TEST_WITH_BOTH_INGEST_BACKENDS(name, seconds) \
-  ParameterizedTestParameters(ingest_tcp, name) {     \
-    static int backends[] = {IO_URING, EPOLL};        \
-    return cr_make_param_array(int, backends, 2);     \
-  }                                                   \
-  ParameterizedTest(int *backend, ingest_tcp, name, .timeout = (seconds))
+TestSuite(ingest_tcp, .timeout = 400);
 
 static uint64_t event_count(void) {
   const char *given = getenv("NUMAPOOL_TEST_EVENTS");
@@ -47,7 +38,7 @@ static uint64_t event_count(void) {
 static void start(struct instance *instance, int backend, const char *rest) {
   char yaml[2048];
   snprintf(yaml, sizeof yaml, "memory: { per_node: 256MiB, ready: 16MiB }\ningest: { backend: %s }\n%s",
-           backend == EPOLL ? "epoll" : "io_uring", rest);
+           ingest_backend_text(backend), rest);
   instance_start(instance, yaml, NULL);
   const char *listener = "frames";
   cr_assert_eq(instance_listener_counter(instance, listener, NPI_LISTENER_BACKEND), (uint64_t)backend);
@@ -59,10 +50,6 @@ static void start(struct instance *instance, int backend, const char *rest) {
   "listeners:\n  - { name: frames, proto: tcp, address: \"127.0.0.1:0\", framing: { length_prefix: 4 }, " \
   "channel: stream, max_frame: 64KiB }\n"
 
-static const char *backend_text(int backend) {
-  return backend == EPOLL ? "epoll" : "io_uring";
-}
-
 static void expect_listener_balanced(const struct instance *instance, uint64_t sent) {
   cr_assert_eq(instance_listener_counter(instance, "frames", NPI_LISTENER_RECEIVED), sent);
   cr_assert_eq(instance_listener_counter(instance, "frames", NPI_LISTENER_PUBLISHED), sent);
@@ -71,7 +58,7 @@ static void expect_listener_balanced(const struct instance *instance, uint64_t s
   cr_assert_eq(instance_listener_counter(instance, "frames", NPI_LISTENER_DROPPED_CREDIT), 0);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_of_all_sizes_reach_two_subscribers_in_order, 400) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_tcp, a_million_events_of_all_sizes_reach_two_subscribers_in_order) {
   /* Proves: 16 B to 64 KiB, log-uniform, from one sender to two broadcast subscriber processes: none missing, none
    * twice, in order, every byte right; the slower one makes the sender wait. */
   uint64_t count = event_count();
@@ -91,8 +78,9 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_of_all_sizes_reach_two_subscribe
   pid_t sender = spawn(feed_body, feed);
   EVENTUALLY(360, receivers[0]->received == count && receivers[1]->received == count);
   double seconds = (double)(npi_clock_monotonic() - before) / 1e9;
-  say("ingest_tcp: %s: %llu events, %.2f GB, to two subscribers in %.1f s (%.0f events/s)\n", backend_text(*backend),
-      (unsigned long long)count, (double)feed->bytes / 1e9, seconds, (double)count / seconds);
+  say("ingest_tcp: %s: %llu events, %.2f GB, to two subscribers in %.1f s (%.0f events/s)\n",
+      ingest_backend_text(*backend), (unsigned long long)count, (double)feed->bytes / 1e9, seconds,
+      (double)count / seconds);
   cr_assert_eq(reap(sender, 130), 0);
   for (int i = 0; i < 2; i++) {
     receivers[i]->stop = 1;
@@ -106,7 +94,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_of_all_sizes_reach_two_subscribe
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_reach_a_group_of_three_each_exactly_once, 400) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_tcp, a_million_events_reach_a_group_of_three_each_exactly_once) {
   /* Proves: each number is seen by one member and no more than once, whatever the size. */
   enum { MEMBERS = 3 };
   uint64_t count = event_count();
@@ -131,7 +119,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_reach_a_group_of_three_each_exac
   EVENTUALLY(360, receivers[0]->received + receivers[1]->received + receivers[2]->received >= count);
   double seconds = (double)(npi_clock_monotonic() - before) / 1e9;
   say("ingest_tcp: %s: %llu events, %.2f GB, to a group of three in %.1f s (%llu, %llu, %llu)\n",
-      backend_text(*backend), (unsigned long long)count, (double)feed->bytes / 1e9, seconds,
+      ingest_backend_text(*backend), (unsigned long long)count, (double)feed->bytes / 1e9, seconds,
       (unsigned long long)receivers[0]->received, (unsigned long long)receivers[1]->received,
       (unsigned long long)receivers[2]->received);
   cr_assert_eq(reap(sender, 130), 0);
@@ -151,7 +139,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_million_events_reach_a_group_of_three_each_exac
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(fifty_connections_at_a_time_are_kept_apart, 200) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_tcp, fifty_connections_at_a_time_are_kept_apart) {
   /* Proves: frames of many senders interleave between frames only; each connection's events are in order. */
   enum { SENDERS = 50, EACH = 200 };
   struct instance instance;
@@ -200,7 +188,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(fifty_connections_at_a_time_are_kept_apart, 200) 
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_stopped_subscriber_makes_the_sender_wait_and_nothing_is_lost, 200) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_tcp, a_stopped_subscriber_makes_the_sender_wait_and_nothing_is_lost) {
   /* Proves: without credit the listener stops reading (pause), the sender's socket fills, and after SIGCONT all of it
    * arrives in order. */
   enum { EVENTS = 20000 };

@@ -5,38 +5,28 @@
  */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <criterion/parameterized.h>
 #include <errno.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/support/backends.h"
 #include "tests/support/child.h"
 #include "tests/support/feed.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/peers.h"
 
-TestSuite(ingest_udp, .timeout = 120);
-
-enum { IO_URING = 1, EPOLL = 2 };
-
-#define TEST_WITH_BOTH_INGEST_BACKENDS(name)      \
-  ParameterizedTestParameters(ingest_udp, name) { \
-    static int backends[] = {IO_URING, EPOLL};    \
-    return cr_make_param_array(int, backends, 2); \
-  }                                               \
-  ParameterizedTest(int *backend, ingest_udp, name, .timeout = 180)
+TestSuite(ingest_udp, .timeout = 180);
 
 static void start(struct instance *instance, int backend, const char *rest) {
   char yaml[4096];
   snprintf(yaml, sizeof yaml, "memory: { per_node: 128MiB, ready: 8MiB }\ningest: { backend: %s }\n%s",
-           backend == EPOLL ? "epoll" : "io_uring", rest);
+           ingest_backend_text(backend), rest);
   instance_start(instance, yaml, NULL);
 }
 
@@ -139,7 +129,7 @@ static void blast_at(int backend, const char *listener_options, const char *chan
   receiver->stop = 1;
   cr_assert_eq(reap(pid, 20), 0);
   say("ingest_udp: %s%s: %d sent, %llu received, dropped: kernel %llu, pool %llu, credit %llu, subscriber %llu\n",
-      backend == EPOLL ? "epoll" : "io_uring", listener_options, DATAGRAMS, (unsigned long long)receiver->received,
+      ingest_backend_text(backend), listener_options, DATAGRAMS, (unsigned long long)receiver->received,
       (unsigned long long)kernel, (unsigned long long)pool, (unsigned long long)credit,
       (unsigned long long)receiver->missed);
   cr_assert_eq(receiver->bad, 0);
@@ -149,29 +139,29 @@ static void blast_at(int backend, const char *listener_options, const char *chan
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(at_full_speed_received_and_dropped_are_what_was_sent) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, at_full_speed_received_and_dropped_are_what_was_sent) {
   /* Proves: 200,000 datagrams: those received and the counted drops of the kernel and of ours are exactly all. */
   blast_at(*backend, "", "credits: 4096, on_full: block", 0);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_small_kernel_buffer_and_a_slow_subscriber_still_add_up) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, a_small_kernel_buffer_and_a_slow_subscriber_still_add_up) {
   /* Proves: the same where the kernel must drop: 64 KiB receive buffer, a subscriber that stops. */
   blast_at(*backend, ", rcvbuf: 64KiB", "credits: 256, on_full: block", 1);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_listener_that_drops_itself_adds_up) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, a_listener_that_drops_itself_adds_up) {
   /* Proves: with on_full drop_newest the worker reads on and counts for want of credit. */
   blast_at(*backend, ", on_full: drop_newest", "credits: 64, on_full: block", 1);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_subscriber_that_drops_adds_up) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, a_subscriber_that_drops_adds_up) {
   /* Proves: on a drop_newest channel the misses are the subscriber's, seen as its gaps. */
   blast_at(*backend, "", "credits: 256, on_full: drop_newest", 1);
 }
 
 /* ---- kinds of sockets -------------------------------------------------------------------------------- */
 
-TEST_WITH_BOTH_INGEST_BACKENDS(datagrams_of_every_kind_arrive_whole_with_their_sender) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, datagrams_of_every_kind_arrive_whole_with_their_sender) {
   /* Proves: IPv4, IPv6 and Unix datagrams; the source names family, address, port and listener; an empty datagram and
    * one longer than max_frame are counted and disturb nobody. */
   struct instance instance;
@@ -226,7 +216,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(datagrams_of_every_kind_arrive_whole_with_their_s
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(a_multicast_group_on_the_loopback_interface_is_received) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, a_multicast_group_on_the_loopback_interface_is_received) {
   /* Proves: join by group and interface; another group on the same port is not received. */
   struct instance instance;
   start(&instance, *backend,
@@ -254,7 +244,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(a_multicast_group_on_the_loopback_interface_is_re
 
 /* ---- framings ---------------------------------------------------------------------------------------- */
 
-TEST_WITH_BOTH_INGEST_BACKENDS(lines_fixed_records_and_prefixes_of_all_kinds_arrive) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, lines_fixed_records_and_prefixes_of_all_kinds_arrive) {
   /* Proves: newline over a Unix stream, fixed, length prefixes of 1, 2 and 8 bytes, little endian, prefix included; in
    * one write and byte by byte; frames of a framing inside one datagram. */
   struct instance instance;
@@ -315,7 +305,7 @@ TEST_WITH_BOTH_INGEST_BACKENDS(lines_fixed_records_and_prefixes_of_all_kinds_arr
   instance_stop(&instance);
 }
 
-TEST_WITH_BOTH_INGEST_BACKENDS(eventstream_brings_topic_and_priority) {
+TEST_WITH_BOTH_INGEST_BACKENDS(ingest_udp, eventstream_brings_topic_and_priority) {
   /* Proves: each priority, no topic and topics up to 1000 bytes, empty payloads; the parts arrive apart. */
   struct instance instance;
   start(&instance, *backend,
