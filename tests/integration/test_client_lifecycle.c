@@ -17,6 +17,7 @@
 #include "client/worker.h"
 #include "os/os_clock.h"
 #include "tests/support/child.h"
+#include "tests/support/exchange.h"
 #include "tests/support/instance.h"
 #include "tests/support/message.h"
 #include "tests/support/ok.h"
@@ -34,24 +35,6 @@ static void start(struct instance *instance) {
                  "  - { name: drops, kind: broadcast, credits: 16, on_full: drop_newest }\n"
                  "  - { name: work,  kind: group, credits: 16, on_full: block }\n",
                  NULL);
-}
-
-static struct np_client *connected(void) {
-  struct np_client *client = NULL;
-  OK(np_connect(&client, NULL));
-  return client;
-}
-
-static struct np_publisher *publisher_of(struct np_client *client, const char *channel) {
-  struct np_publisher *publisher = NULL;
-  OK(np_publisher_open(client, channel, NULL, &publisher));
-  return publisher;
-}
-
-static struct np_subscriber *subscriber_of(struct np_client *client, const char *channel) {
-  struct np_subscriber *subscriber = NULL;
-  OK(np_subscriber_open(client, channel, NULL, &subscriber));
-  return subscriber;
 }
 
 static int publish(struct np_publisher *publisher, uint64_t number) {
