@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What senders may do wrong, and what a machine may refuse: a counter and words for each, another connection that
- * notices nothing, and nothing left behind. (Control frames: test_broker_control.c. Settings, ports in use, a small
+ * notices nothing, and nothing left behind. (Control frames: test_broker_survives.c. Settings, ports in use, a small
  * /dev/shm: test_broker_life.c.)
  */
 #include <criterion/criterion.h>
