@@ -115,33 +115,27 @@ TEST_WITH_BOTH_BACKENDS(client_memory, memory_is_reserved_when_asked_for) {
 TEST_WITH_BOTH_BACKENDS(client_memory, idle_memory_is_given_back_within_seconds) {
   /* Proves: after a burst a client that goes on slowly, or sleeps, keeps little: segments return to the broker and
    * leave subscribers' address space; the burst can come again. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
   struct np_client_stats stats = {.size = sizeof stats};
   struct np_event event;
   for (int burst = 0; burst < 2; burst++) {
     struct np_event loans[7]; /* of each 2 MiB segment one slot of 1 MiB */
-    for (int i = 0; i < 7; i++) OK(np_loan(publisher, 1 << 20, &loans[i]));
-    OK(np_client_stats(a, &stats));
+    for (int i = 0; i < 7; i++) OK(np_loan(pair.publisher, 1 << 20, &loans[i]));
+    OK(np_client_stats(pair.a, &stats));
     cr_assert_geq(stats.leased_bytes, 14 << 20);
-    int segments = instance_segments_leased(&instance, getpid());
+    int segments = instance_segments_leased(&pair.instance, getpid());
     cr_assert_geq(segments, 7);
-    for (int i = 0; i < 7; i++) OK(np_discard(publisher, &loans[i]));
+    for (int i = 0; i < 7; i++) OK(np_discard(pair.publisher, &loans[i]));
     uint64_t before = npi_clock_monotonic();
-    EVENTUALLY(30, publish_message(publisher, 1, 64) == NP_OK && np_wait(subscriber, 20000) == NP_OK &&
-                       np_take(subscriber, &event) == NP_OK && np_release(subscriber, &event) == NP_OK &&
-                       instance_segments_leased(&instance, getpid()) <= 2);
+    EVENTUALLY(30, publish_message(pair.publisher, 1, 64) == NP_OK && np_wait(pair.subscriber, 20000) == NP_OK &&
+                       np_take(pair.subscriber, &event) == NP_OK && np_release(pair.subscriber, &event) == NP_OK &&
+                       instance_segments_leased(&pair.instance, getpid()) <= 2);
     say("client_memory: 6 idle segments of 2 MiB were back after %.1f s\n",
         (double)(npi_clock_monotonic() - before) / 1e9);
-    OK(np_client_stats(a, &stats));
+    OK(np_client_stats(pair.a, &stats));
     cr_assert_leq(stats.leased_bytes, 4 << 20);
   }
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }

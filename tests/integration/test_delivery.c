@@ -110,46 +110,40 @@ TEST_WITH_BOTH_BACKENDS(delivery, a_tap_sees_a_group_and_takes_nothing_from_it) 
 TEST_WITH_BOTH_BACKENDS(delivery, what_a_slow_subscriber_misses_is_counted_and_is_the_gap_it_sees) {
   /* Proves: with drop_newest the publisher never waits; the missed counter is the sum of the sequence gaps, and
    * received + missed is what was published. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "drops");
-  struct np_subscriber *subscriber = subscriber_of(b, "drops");
+  struct pair pair;
+  pair_open(&pair, *backend, "drops");
   struct np_event event;
   uint64_t received = 0;
   uint64_t gaps = 0;
   uint64_t next = 0;
   uint64_t published = 0;
   for (int round = 0; round < 50; round++) {
-    for (int i = 0; i < 10 + round; i++) send_number(publisher, published++);
-    for (int i = 0; i < 8 + round / 2 && np_take(subscriber, &event) == NP_OK; i++) {
+    for (int i = 0; i < 10 + round; i++) send_number(pair.publisher, published++);
+    for (int i = 0; i < 8 + round / 2 && np_take(pair.subscriber, &event) == NP_OK; i++) {
       gaps += event.sequence - next;
       next = event.sequence + 1;
       received++;
-      OK(np_release(subscriber, &event));
+      OK(np_release(pair.subscriber, &event));
     }
   }
-  while (np_take(subscriber, &event) == NP_OK) {
+  while (np_take(pair.subscriber, &event) == NP_OK) {
     gaps += event.sequence - next;
     next = event.sequence + 1;
     received++;
-    OK(np_release(subscriber, &event));
+    OK(np_release(pair.subscriber, &event));
   }
   gaps += published - next; /* those after the last one that came */
   struct np_subscriber_stats stats = {.size = sizeof stats};
   struct np_publisher_stats publisher_stats = {.size = sizeof publisher_stats};
-  OK(np_subscriber_stats(subscriber, &stats));
-  OK(np_publisher_stats(publisher, &publisher_stats));
+  OK(np_subscriber_stats(pair.subscriber, &stats));
+  OK(np_publisher_stats(pair.publisher, &publisher_stats));
   cr_assert_gt(gaps, 0);
   cr_assert_eq(stats.missed, gaps);
   cr_assert_eq(publisher_stats.dropped_no_credit, gaps);
   cr_assert_eq(received + gaps, published);
   cr_assert_eq(stats.taken, received);
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(delivery, twenty_publishers_and_twenty_subscribers_exchange_everything) {

@@ -67,12 +67,8 @@ TEST_WITH_BOTH_BACKENDS(exchange, a_subscriber_that_came_first_sees_the_first_ev
 
 TEST_WITH_BOTH_BACKENDS(exchange, events_of_every_size_arrive_whole_and_a_larger_one_is_refused) {
   /* Proves: payloads of 0 B to 1 MiB around every boundary of a size class; one byte more is NP_ERR_TOO_LARGE. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
   struct np_event event;
   size_t sizes[64];
   size_t n = 0;
@@ -85,63 +81,55 @@ TEST_WITH_BOTH_BACKENDS(exchange, events_of_every_size_arrive_whole_and_a_larger
     if (boundary < (size_t)1 << 20) sizes[n++] = boundary + 1;
   }
   for (size_t i = 0; i < n; i++) {
-    OK(np_loan(publisher, sizes[i], &event));
+    OK(np_loan(pair.publisher, sizes[i], &event));
     cr_assert_eq(event.size, sizes[i]);
     memset(event.data, (int)(i + 1), sizes[i]);
-    OK(np_publish(publisher, &event));
+    OK(np_publish(pair.publisher, &event));
     cr_assert_null(event.data);
-    OK(np_wait(subscriber, 20000));
-    OK(np_take(subscriber, &event));
+    OK(np_wait(pair.subscriber, 20000));
+    OK(np_take(pair.subscriber, &event));
     cr_assert_eq(event.size, sizes[i]);
     cr_assert_null(event.topic);
     for (size_t at = 0; at < sizes[i]; at++) {
       if (((const uint8_t *)event.data)[at] != (uint8_t)(i + 1)) cr_assert(0, "byte %zu of %zu", at, sizes[i]);
     }
-    OK(np_release(subscriber, &event));
+    OK(np_release(pair.subscriber, &event));
   }
-  cr_assert_eq(np_loan(publisher, ((size_t)1 << 20) + 1, &event), NP_ERR_TOO_LARGE);
+  cr_assert_eq(np_loan(pair.publisher, ((size_t)1 << 20) + 1, &event), NP_ERR_TOO_LARGE);
   cr_assert(strstr(np_error_detail(), "1048577") != NULL, "%s", np_error_detail());
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(exchange, topic_priority_and_time_travel_with_the_event) {
   /* Proves: header fields arrive as set, a topic fills the slot to its last byte, and one byte more is refused. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
   struct np_event event;
   for (unsigned priority = NP_PRIORITY_BATCH; priority <= NP_PRIORITY_CRITICAL; priority++) {
-    OK(np_loan(publisher, 256, &event));
+    OK(np_loan(pair.publisher, 256, &event));
     cr_assert_eq(event.priority, NP_PRIORITY_NORMAL);
     event.size = 200;
     memset(event.data, 'x', event.size);
     char topic[57];
     memset(topic, 't', sizeof topic);
-    cr_assert_eq(np_set_topic(publisher, &event, topic, 57), NP_ERR_TOO_LARGE);
-    OK(np_set_topic(publisher, &event, topic, 56));
+    cr_assert_eq(np_set_topic(pair.publisher, &event, topic, 57), NP_ERR_TOO_LARGE);
+    OK(np_set_topic(pair.publisher, &event, topic, 56));
     event.priority = (uint8_t)priority;
     event.time_ns = 1000 + priority;
-    OK(np_publish(publisher, &event));
-    OK(np_wait(subscriber, 20000));
-    OK(np_take(subscriber, &event));
+    OK(np_publish(pair.publisher, &event));
+    OK(np_wait(pair.subscriber, 20000));
+    OK(np_take(pair.subscriber, &event));
     cr_assert_eq(event.priority, priority);
     cr_assert_eq(event.time_ns, 1000 + priority);
     cr_assert_eq(event.topic_size, 56);
     cr_assert_eq(memcmp(event.topic, topic, 56), 0);
     struct np_source source = {.size = sizeof source};
-    cr_assert_eq(np_event_source(subscriber, &event, &source), NP_ERR_NOT_FOUND);
-    OK(np_release(subscriber, &event));
+    cr_assert_eq(np_event_source(pair.subscriber, &event, &source), NP_ERR_NOT_FOUND);
+    OK(np_release(pair.subscriber, &event));
   }
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(exchange, many_channels_of_one_pair_do_not_mix) {

@@ -23,51 +23,45 @@ TestSuite(handles, .timeout = 180);
 TEST_WITH_BOTH_BACKENDS(handles, using_an_event_after_it_was_given_away_is_refused) {
   /* Proves: double publish, discard after publish, double release, release after another lap: NP_ERR_MISUSE, and the
    * connection lives on. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
-  struct np_subscriber *other = subscriber_of(b, "news");
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
+  struct np_subscriber *other = subscriber_of(pair.b, "news");
   struct np_event event;
   struct np_event copy;
-  OK(np_loan(publisher, 100, &event));
+  OK(np_loan(pair.publisher, 100, &event));
   copy = event;
-  OK(np_publish(publisher, &event));
-  cr_assert_eq(np_publish(publisher, &event), NP_ERR_MISUSE);
-  cr_assert_eq(np_publish(publisher, &copy), NP_ERR_MISUSE);
-  cr_assert_eq(np_discard(publisher, &copy), NP_ERR_MISUSE);
-  cr_assert_eq(np_set_topic(publisher, &copy, "x", 1), NP_ERR_MISUSE);
-  OK(np_loan(publisher, 100, &event));
+  OK(np_publish(pair.publisher, &event));
+  cr_assert_eq(np_publish(pair.publisher, &event), NP_ERR_MISUSE);
+  cr_assert_eq(np_publish(pair.publisher, &copy), NP_ERR_MISUSE);
+  cr_assert_eq(np_discard(pair.publisher, &copy), NP_ERR_MISUSE);
+  cr_assert_eq(np_set_topic(pair.publisher, &copy, "x", 1), NP_ERR_MISUSE);
+  OK(np_loan(pair.publisher, 100, &event));
   copy = event;
-  OK(np_discard(publisher, &event));
-  cr_assert_eq(np_discard(publisher, &copy), NP_ERR_MISUSE);
-  cr_assert_eq(np_publish(publisher, &copy), NP_ERR_MISUSE);
-  OK(np_take(subscriber, &event));
+  OK(np_discard(pair.publisher, &event));
+  cr_assert_eq(np_discard(pair.publisher, &copy), NP_ERR_MISUSE);
+  cr_assert_eq(np_publish(pair.publisher, &copy), NP_ERR_MISUSE);
+  OK(np_take(pair.subscriber, &event));
   copy = event;
   cr_assert_eq(np_release(other, &event), NP_ERR_MISUSE);
-  OK(np_release(subscriber, &event));
-  cr_assert_eq(np_release(subscriber, &event), NP_ERR_MISUSE);
-  cr_assert_eq(np_release(subscriber, &copy), NP_ERR_MISUSE);
-  expect_nothing(subscriber);
+  OK(np_release(pair.subscriber, &event));
+  cr_assert_eq(np_release(pair.subscriber, &event), NP_ERR_MISUSE);
+  cr_assert_eq(np_release(pair.subscriber, &copy), NP_ERR_MISUSE);
+  expect_nothing(pair.subscriber);
   struct np_event made_up = {0};
-  cr_assert_eq(np_release(subscriber, &made_up), NP_ERR_MISUSE);
+  cr_assert_eq(np_release(pair.subscriber, &made_up), NP_ERR_MISUSE);
   for (int i = 0; i < 300; i++) { /* the same credit and slot again and again */
     OK(np_take(other, &event));
     OK(np_release(other, &event));
-    send_number(publisher, (uint64_t)i);
-    OK(np_take(subscriber, &event));
-    cr_assert_eq(np_release(subscriber, &copy), NP_ERR_MISUSE, "lap %d", i);
+    send_number(pair.publisher, (uint64_t)i);
+    OK(np_take(pair.subscriber, &event));
+    cr_assert_eq(np_release(pair.subscriber, &copy), NP_ERR_MISUSE, "lap %d", i);
     copy = event;
-    OK(np_release(subscriber, &event));
+    OK(np_release(pair.subscriber, &event));
   }
   OK(np_take(other, &event));
   OK(np_release(other, &event));
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(handles, a_child_cannot_use_its_parents_handles_and_the_parent_notices_nothing) {
@@ -125,26 +119,20 @@ static void until_subscribers(struct np_client *client, struct np_publisher *pub
 
 TEST_WITH_BOTH_BACKENDS(handles, a_subscriber_that_holds_events_cannot_be_closed) {
   /* Proves: NP_ERR_STATE with the number held; after the release it closes, and the publisher goes on. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
   struct np_event events[3];
-  for (uint64_t i = 0; i < 5; i++) send_number(publisher, i);
-  cr_assert_eq(np_take_many(subscriber, events, 3), 3);
-  cr_assert_eq(np_subscriber_close(subscriber), NP_ERR_STATE);
+  for (uint64_t i = 0; i < 5; i++) send_number(pair.publisher, i);
+  cr_assert_eq(np_take_many(pair.subscriber, events, 3), 3);
+  cr_assert_eq(np_subscriber_close(pair.subscriber), NP_ERR_STATE);
   cr_assert(strstr(np_error_detail(), "3 events") != NULL, "%s", np_error_detail());
-  OK(np_release_many(subscriber, events, 3));
-  OK(np_subscriber_close(subscriber));
-  until_subscribers(a, publisher, 0);
-  cr_assert(all_returned(a, 10));
-  send_number(publisher, 9);
-  EVENTUALLY(10, (npi_client_tick(a), instance_connections(&instance, 0) == 0));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  OK(np_release_many(pair.subscriber, events, 3));
+  OK(np_subscriber_close(pair.subscriber));
+  until_subscribers(pair.a, pair.publisher, 0);
+  cr_assert(all_returned(pair.a, 10));
+  send_number(pair.publisher, 9);
+  EVENTUALLY(10, (npi_client_tick(pair.a), instance_connections(&pair.instance, 0) == 0));
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(handles, what_a_closed_publisher_published_is_still_taken) {

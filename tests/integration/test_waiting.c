@@ -140,30 +140,24 @@ TEST_WITH_BOTH_BACKENDS(waiting, a_publisher_waits_for_a_blocking_subscriber_in_
 
 TEST_WITH_BOTH_BACKENDS(waiting, a_wait_ends_with_its_time_and_not_before) {
   /* Proves: np_wait(0) looks once; np_wait(n) lasts at least n ms and answers NP_TIMEOUT; both ends. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
-  cr_assert_eq(np_wait(subscriber, 0), NP_TIMEOUT);
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
+  cr_assert_eq(np_wait(pair.subscriber, 0), NP_TIMEOUT);
   static const int64_t times[] = {1, 20, 130};
   for (unsigned i = 0; i < 3; i++) {
     struct timespec before, after;
     clock_gettime(CLOCK_MONOTONIC, &before);
-    cr_assert_eq(np_wait(subscriber, times[i]), NP_TIMEOUT);
+    cr_assert_eq(np_wait(pair.subscriber, times[i]), NP_TIMEOUT);
     clock_gettime(CLOCK_MONOTONIC, &after);
     int64_t took = (after.tv_sec - before.tv_sec) * INT64_C(1000000000) + after.tv_nsec - before.tv_nsec;
     cr_assert_geq(took, times[i] * 1000000);
   }
-  OK(np_wait_credit(publisher, 0));
-  send_number(publisher, 1);
-  OK(np_wait(subscriber, 0));
-  OK(np_wait(subscriber, -1));
-  expect_number(subscriber, 1);
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  OK(np_wait_credit(pair.publisher, 0));
+  send_number(pair.publisher, 1);
+  OK(np_wait(pair.subscriber, 0));
+  OK(np_wait(pair.subscriber, -1));
+  expect_number(pair.subscriber, 1);
+  pair_close(&pair);
 }
 
 TEST_WITH_BOTH_BACKENDS(waiting, two_subscribers_of_a_client_share_a_descriptor_for_epoll) {
@@ -217,33 +211,27 @@ TEST_WITH_BOTH_BACKENDS(waiting, two_subscribers_of_a_client_share_a_descriptor_
 
 TEST_WITH_BOTH_BACKENDS(waiting, a_publisher_that_met_full_waits_in_its_own_epoll) {
   /* Proves: np_publisher_fd is silent while there is no credit and readable after the subscriber released. */
-  struct instance instance;
-  exchange_start(&instance, *backend);
-  struct np_client *a = connected();
-  struct np_client *b = connected();
-  struct np_publisher *publisher = publisher_of(a, "news");
-  struct np_subscriber *subscriber = subscriber_of(b, "news");
-  struct pollfd look = {.fd = np_publisher_fd(publisher), .events = POLLIN};
+  struct pair pair;
+  pair_open(&pair, *backend, "news");
+  struct pollfd look = {.fd = np_publisher_fd(pair.publisher), .events = POLLIN};
   struct np_event event;
   struct np_event taken;
   cr_assert_geq(look.fd, 0);
   for (int round = 0; round < 20; round++) {
     for (;;) {
-      OK(np_loan(publisher, 64, &event));
-      int status = np_publish(publisher, &event);
+      OK(np_loan(pair.publisher, 64, &event));
+      int status = np_publish(pair.publisher, &event);
       if (status == NP_FULL) break;
       OK(status);
     }
     cr_assert_eq(poll(&look, 1, 0), 0, "round %d: readable without credit", round);
-    OK(np_take(subscriber, &taken));
+    OK(np_take(pair.subscriber, &taken));
     cr_assert_eq(poll(&look, 1, 0), 0, "round %d: readable though nothing was released", round);
-    OK(np_release(subscriber, &taken));
+    OK(np_release(pair.subscriber, &taken));
     cr_assert_eq(poll(&look, 1, 20000), 1, "round %d: not readable after a release", round);
-    OK(np_publish(publisher, &event));
-    while (np_take(subscriber, &taken) == NP_OK) OK(np_release(subscriber, &taken));
+    OK(np_publish(pair.publisher, &event));
+    while (np_take(pair.subscriber, &taken) == NP_OK) OK(np_release(pair.subscriber, &taken));
   }
-  cr_assert(all_returned(a, 10));
-  np_disconnect(a);
-  np_disconnect(b);
-  instance_stop(&instance);
+  cr_assert(all_returned(pair.a, 10));
+  pair_close(&pair);
 }

@@ -33,6 +33,20 @@ struct np_subscriber *subscriber_of(struct np_client *client, const char *channe
   return subscriber;
 }
 
+void pair_open(struct pair *pair, int backend, const char *channel) {
+  exchange_start(&pair->instance, backend);
+  pair->a = connected();
+  pair->b = connected();
+  pair->publisher = publisher_of(pair->a, channel);
+  pair->subscriber = subscriber_of(pair->b, channel);
+}
+
+void pair_close(struct pair *pair) {
+  np_disconnect(pair->a);
+  np_disconnect(pair->b);
+  instance_stop(&pair->instance);
+}
+
 void send_number(struct np_publisher *publisher, uint64_t number) {
   OK(publish_message(publisher, number, message_size(number)));
 }

@@ -28,6 +28,18 @@ void send_number(struct np_publisher *publisher, uint64_t number);
 void expect_number(struct np_subscriber *subscriber, uint64_t number);
 void expect_nothing(struct np_subscriber *subscriber);
 
+/* A publisher and a subscriber of one channel, each with a client of its own. */
+struct pair {
+  struct instance instance;
+  struct np_client *a, *b;
+  struct np_publisher *publisher;   /* of a, opened first */
+  struct np_subscriber *subscriber; /* of b */
+};
+/* exchange_start, then the four of them. */
+void pair_open(struct pair *pair, int backend, const char *channel);
+/* Disconnects a, then b; instance_stop. */
+void pair_close(struct pair *pair);
+
 /* A receiver in another process saw so many events: none damaged, none missing, in order. */
 void expect_flawless(const struct receiver *receiver, uint64_t received);
 
