@@ -7,6 +7,7 @@
 
 #include "numapool/numapool.h"
 #include "support/instance.h"
+#include "support/ok.h"
 #include "support/peers.h"
 
 TestSuite(leases, .timeout = 120);
@@ -43,11 +44,11 @@ Test(leases, who_wants_few_does_not_wait_for_who_wants_many) {
   struct np_client *client;
   struct owner *owner = shared_memory(sizeof *owner);
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 512MiB, per_client: 256MiB, ready: 0 }\n", NULL);
-  cr_assert_eq(np_connect(&client, NULL), NP_OK, "%s", np_error_detail());
+  OK(np_connect(&client, NULL));
   pid_t pid = spawn(owner_body, owner);
   EVENTUALLY(20, n_made() >= 5);
   uint64_t before = n_made();
-  cr_assert_eq(reserve(client, "few", 3), NP_OK, "%s", np_error_detail());
+  OK(reserve(client, "few", 3));
   uint64_t made = n_made() - before;
   say("leases: 3 segments after %d were made, while another wants %d\n", (int)made, MANY);
   cr_assert_lt(before, MANY * 3 / 4, "the other one was done before anything could be seen");
@@ -64,7 +65,7 @@ Test(leases, all_of_a_node_is_leased_again_as_soon_as_its_owner_is_dead) {
   struct np_client *client;
   struct owner *owner = shared_memory(sizeof *owner);
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 200MiB, per_client: 200MiB, ready: 0 }\n", NULL);
-  cr_assert_eq(np_connect(&client, NULL), NP_OK, "%s", np_error_detail());
+  OK(np_connect(&client, NULL));
   for (int i = 0; i < 3; i++) {
     owner->has_all = 0;
     pid_t pid = spawn(owner_body, owner);
@@ -73,9 +74,9 @@ Test(leases, all_of_a_node_is_leased_again_as_soon_as_its_owner_is_dead) {
     reap(pid, 10);
     EVENTUALLY(20, instance_clients(&instance, pid) == 0);
   }
-  cr_assert_eq(reserve(client, "all", MANY), NP_OK, "%s", np_error_detail());
+  OK(reserve(client, "all", MANY));
   struct np_client_stats stats = {.size = sizeof stats};
-  cr_assert_eq(np_client_stats(client, &stats), NP_OK);
+  OK(np_client_stats(client, &stats));
   cr_assert_eq(stats.leased_bytes, (uint64_t)MANY * SEGMENT);
   np_disconnect(client);
   instance_stop(&instance);
@@ -85,7 +86,7 @@ Test(leases, a_broker_that_dies_while_it_gives_memory_back_leaves_right_figures)
   struct owner *owner = shared_memory(sizeof *owner);
   struct np_client *client;
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 256MiB, per_client: 256MiB, ready: 0 }\n", NULL);
-  cr_assert_eq(np_connect(&client, NULL), NP_OK, "%s", np_error_detail()); /* somebody lives, so it is adopted */
+  OK(np_connect(&client, NULL)); /* somebody lives, so it is adopted */
   for (int i = 0; i < 5; i++) {
     owner->has_all = 0;
     pid_t pid = spawn(owner_body, owner);

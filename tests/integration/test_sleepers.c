@@ -11,6 +11,7 @@
 #include "numapool/numapool.h"
 #include "os/os_clock.h"
 #include "support/instance.h"
+#include "support/ok.h"
 #include "support/peers.h"
 #include "support/process.h"
 
@@ -19,8 +20,6 @@ TestSuite(sleepers, .timeout = 60);
 enum { CREDITS = 16, LOOKS_MS = 2000, WAKES_MAX = 2 };
 
 static struct instance instance;
-
-#define OK(call) cr_assert_eq((call), NP_OK, "%s: %s", #call, np_error_detail())
 
 /* How often the descriptor was readable; each time the program does what it waits for, in vain. */
 static int wakes_of(int fd, void (*try)(void *), void *argument) {

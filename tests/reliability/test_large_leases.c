@@ -16,7 +16,9 @@
 #include "numapool/numapool.h"
 #include "os/os_clock.h"
 #include "support/instance.h"
+#include "support/ok.h"
 #include "support/peers.h"
+#include "support/times.h"
 
 enum { RUNS = 3, LEASES = 4, MIB_LEASED = 512, TIMES_MAX = 100000, SOON_MS = 10 };
 
@@ -62,18 +64,13 @@ static int leases_body(void *argument) {
   return board->leased % LEASES;
 }
 
-static int by_size(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return (x > y) - (x < y);
-}
-
 Test(large_leases, hold_up_nobody, .timeout = 190) {
   static uint64_t times[TIMES_MAX];
   struct board *board = shared_memory(sizeof *board);
   struct np_client *client;
   uint64_t best = UINT64_MAX;
   instance_start(&instance, "memory: { segment: 64MiB, per_node: 1GiB, per_client: 512MiB, ready: 0 }\n", NULL);
-  cr_assert_eq(np_connect(&client, NULL), NP_OK, "%s", np_error_detail());
+  OK(np_connect(&client, NULL));
   for (int run = 0; run < RUNS; run++) {
     uint32_t n = 0;
     board->end = 0;
@@ -82,13 +79,13 @@ Test(large_leases, hold_up_nobody, .timeout = 190) {
     while (!board->end && n < TIMES_MAX) {
       struct np_publisher *publisher;
       uint64_t before_ns = npi_clock_monotonic();
-      cr_assert_eq(np_publisher_open(client, "small", NULL, &publisher), NP_OK, "%s", np_error_detail());
+      OK(np_publisher_open(client, "small", NULL, &publisher));
       times[n++] = npi_clock_monotonic() - before_ns;
       np_publisher_close(publisher);
       usleep(200);
     }
     cr_assert_eq(reap(pid, 60), 0);
-    qsort(times, n, sizeof times[0], by_size);
+    times_sort(times, n);
     uint64_t p99 = times[(uint64_t)n * 99 / 100];
     say("large leases, run %d: %d of %d MiB in %.1f s; honest client answered %u times, p50 %.2f ms, p99 %.2f ms, "
         "longest "
