@@ -151,10 +151,11 @@ static void end_leftovers(const struct npi_test_broker *broker) {
 }
 
 void npi_test_broker_clean(struct npi_test_broker *broker) {
-  char command[128];
+  char command[256];
   if (broker->folder[0] == '\0') return;
   end_leftovers(broker);
-  snprintf(command, sizeof command, "rm -rf '%s'", broker->folder);
+  /* A broker that was killed with its keeper leaves its objects. */
+  snprintf(command, sizeof command, "rm -rf '%s' /dev/shm/numapool.%s.*", broker->folder, broker->instance);
   int status = system(command);
   cr_assert(status == 0);
   memset(broker, 0, sizeof *broker);
