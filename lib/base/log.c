@@ -34,7 +34,10 @@ static void mark_quotes(const char *format, char *marked, size_t bytes) {
   marked[n] = '\0';
 }
 
-/* One fact, one line, and values that end where they end, whatever a peer sent. */
+/*
+ * One fact, one line, and values that end where they end, whatever a peer sent: its words come in by npi_detail() or as a
+ * checked name, and neither has control characters that could stand for a quote.
+ */
 static void write_out(const char *text, char *line, size_t bytes) {
   int is_open = 0;
   size_t n = 0;

@@ -53,8 +53,8 @@ int npi_process_boot_id(char *text, size_t bytes);
 int npi_process_maps_file(pid_t pid, int file);
 
 /*
- * The kernel's letter: R S D T t Z X I. X: also of one that is on its way out, not a zombie yet, and runs no instruction
- * of its own any more; its descriptors and locks may be gone already. NP_ERR_NOT_FOUND: no such process.
+ * The kernel's letter: R S D T t Z X I. X: also of one whose first thread is on its way out and not a zombie yet: it runs
+ * nothing any more, and where it is the only one, descriptors and locks may be gone already. NP_ERR_NOT_FOUND: no such process.
  */
 int npi_process_state(pid_t pid, char *state);
 

@@ -40,6 +40,16 @@ static int owner_body(void *argument) {
   for (;;) pause();
 }
 
+/* Gone from the registry; its memory is still being given back. */
+static void own_all_and_die(struct owner *owner) {
+  owner->has_all = 0;
+  pid_t pid = spawn(owner_body, owner);
+  EVENTUALLY(20, owner->has_all);
+  kill(pid, SIGKILL);
+  reap(pid, 10);
+  EVENTUALLY(20, instance_clients(&instance, pid) == 0);
+}
+
 Test(leases, who_wants_few_does_not_wait_for_who_wants_many) {
   struct np_client *client;
   struct owner *owner = shared_memory(sizeof *owner);
@@ -66,14 +76,7 @@ Test(leases, all_of_a_node_is_leased_again_as_soon_as_its_owner_is_dead) {
   struct owner *owner = shared_memory(sizeof *owner);
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 200MiB, per_client: 200MiB, ready: 0 }\n", NULL);
   OK(np_connect(&client, NULL));
-  for (int i = 0; i < 3; i++) {
-    owner->has_all = 0;
-    pid_t pid = spawn(owner_body, owner);
-    EVENTUALLY(20, owner->has_all);
-    kill(pid, SIGKILL);
-    reap(pid, 10);
-    EVENTUALLY(20, instance_clients(&instance, pid) == 0);
-  }
+  for (int i = 0; i < 3; i++) own_all_and_die(owner);
   OK(reserve(client, "all", MANY));
   struct np_client_stats stats = {.size = sizeof stats};
   OK(np_client_stats(client, &stats));
@@ -88,12 +91,7 @@ Test(leases, a_broker_that_dies_while_it_gives_memory_back_leaves_right_figures)
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 256MiB, per_client: 256MiB, ready: 0 }\n", NULL);
   OK(np_connect(&client, NULL)); /* somebody lives, so it is adopted */
   for (int i = 0; i < 5; i++) {
-    owner->has_all = 0;
-    pid_t pid = spawn(owner_body, owner);
-    EVENTUALLY(20, owner->has_all);
-    kill(pid, SIGKILL);
-    reap(pid, 10);
-    EVENTUALLY(20, instance_clients(&instance, pid) == 0);
+    own_all_and_die(owner);
     instance_kill(&instance);
     instance_start_again(&instance, NULL);
     cr_assert_eq(system(NUMAPOOLCTL_PATH " fsck"), 0);
