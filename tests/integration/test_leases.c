@@ -12,7 +12,7 @@
 
 TestSuite(leases, .timeout = 120);
 
-enum { SEGMENT = 2 << 20, MANY = 100 };
+enum { SEGMENT = 2 << 20, LARGE_SEGMENT = 64 << 20, MANY = 100 };
 
 static struct instance instance;
 
@@ -20,22 +20,23 @@ static uint64_t n_made(void) {
   return instance_broker_counter(&instance, NPI_BROKER_SEGMENTS_MADE);
 }
 
-static int reserve(struct np_client *client, const char *channel, uint64_t segments) {
+static int reserve(struct np_client *client, const char *channel, uint64_t bytes) {
   struct np_publisher *publisher;
   struct np_publisher_options options;
   np_publisher_options_init(&options);
-  options.reserve_bytes = segments * SEGMENT;
+  options.reserve_bytes = bytes;
   return np_publisher_open(client, channel, &options, &publisher);
 }
 
 struct owner {
+  uint64_t bytes;
   _Atomic int has_all;
 };
 
 static int owner_body(void *argument) {
   struct owner *owner = argument;
   struct np_client *client;
-  if (np_connect(&client, NULL) != NP_OK || reserve(client, "many", MANY) != NP_OK) return 1;
+  if (np_connect(&client, NULL) != NP_OK || reserve(client, "many", owner->bytes) != NP_OK) return 1;
   owner->has_all = 1;
   for (;;) pause();
 }
@@ -53,12 +54,13 @@ static void own_all_and_die(struct owner *owner) {
 Test(leases, who_wants_few_does_not_wait_for_who_wants_many) {
   struct np_client *client;
   struct owner *owner = shared_memory(sizeof *owner);
+  owner->bytes = (uint64_t)MANY * SEGMENT;
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 512MiB, per_client: 256MiB, ready: 0 }\n", NULL);
   OK(np_connect(&client, NULL));
   pid_t pid = spawn(owner_body, owner);
   EVENTUALLY(20, n_made() >= 5);
   uint64_t before = n_made();
-  OK(reserve(client, "few", 3));
+  OK(reserve(client, "few", 3 * SEGMENT));
   uint64_t made = n_made() - before;
   say("leases: 3 segments after %d were made, while another wants %d\n", (int)made, MANY);
   cr_assert_lt(before, MANY * 3 / 4, "the other one was done before anything could be seen");
@@ -71,16 +73,17 @@ Test(leases, who_wants_few_does_not_wait_for_who_wants_many) {
 }
 
 Test(leases, all_of_a_node_is_leased_again_as_soon_as_its_owner_is_dead) {
-  /* Proves: what is still being given back is waited for, not refused. */
+  /* Proves: what is still being given back is waited for, not refused. Two segments, each of which takes a while. */
   struct np_client *client;
   struct owner *owner = shared_memory(sizeof *owner);
-  instance_start(&instance, "memory: { segment: 2MiB, per_node: 200MiB, per_client: 200MiB, ready: 0 }\n", NULL);
-  OK(np_connect(&client, NULL));
-  for (int i = 0; i < 3; i++) own_all_and_die(owner);
-  OK(reserve(client, "all", MANY));
   struct np_client_stats stats = {.size = sizeof stats};
+  owner->bytes = 2 * (uint64_t)LARGE_SEGMENT;
+  instance_start(&instance, "memory: { segment: 64MiB, per_node: 128MiB, per_client: 128MiB, ready: 0 }\n", NULL);
+  OK(np_connect(&client, NULL));
+  own_all_and_die(owner);
+  OK(reserve(client, "all", owner->bytes));
   OK(np_client_stats(client, &stats));
-  cr_assert_eq(stats.leased_bytes, (uint64_t)MANY * SEGMENT);
+  cr_assert_eq(stats.leased_bytes, owner->bytes);
   np_disconnect(client);
   instance_stop(&instance);
 }
@@ -88,6 +91,7 @@ Test(leases, all_of_a_node_is_leased_again_as_soon_as_its_owner_is_dead) {
 Test(leases, a_broker_that_dies_while_it_gives_memory_back_leaves_right_figures) {
   struct owner *owner = shared_memory(sizeof *owner);
   struct np_client *client;
+  owner->bytes = (uint64_t)MANY * SEGMENT;
   instance_start(&instance, "memory: { segment: 2MiB, per_node: 256MiB, per_client: 256MiB, ready: 0 }\n", NULL);
   OK(np_connect(&client, NULL)); /* somebody lives, so it is adopted */
   for (int i = 0; i < 5; i++) {
